@@ -1,0 +1,10 @@
+//! The rules, and nothing else.
+//!
+//! What a task is, which moves its state allows, how long a retry waits, what an event on the bus must look like.
+//! Everything here is pure: no async, no Redis, no clock and no randomness. Time and chance come in as arguments, so
+//! every rule can be tested as a table. Every other ring imports this one; this one imports none.
+
+pub mod id;
+pub mod priority;
+pub mod state;
+pub mod retry;

@@ -1,0 +1,257 @@
+//! How often a failed task is tried again, and how long it waits before each try.
+//!
+//! A policy is a few numbers; [`RetryPolicy::delay`] is the one formula. Who waits, and who counts, is decided elsewhere:
+//! the functions in Redis count retries and keep the due time, so a wait survives the replica that scheduled it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How the delay grows from one retry to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum RetryStrategy {
+    /// `initial_delay × backoff_multiplierⁿ⁻¹` before retry `n`.
+    #[default]
+    Exponential,
+    /// `initial_delay + increment × (n − 1)`; constant as long as the increment is 0, its default.
+    Linear,
+    /// `initial_delay × 1, 1, 2, 3, 5, …`
+    Fibonacci,
+}
+
+/// When a failed attempt is followed by another. Fields that an object leaves out are those of [`RetryPolicy::STANDARD`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RetryPolicy {
+    /// Extra attempts after the first.
+    pub max_retries: u32,
+    /// The wait before the first retry, in seconds.
+    pub initial_delay_seconds: f64,
+    /// The longest wait, in seconds; also after jitter.
+    pub max_delay_seconds: f64,
+    /// By how much an exponential delay grows each time, at least 1.
+    pub backoff_multiplier: f64,
+    /// How the delay grows.
+    pub strategy: RetryStrategy,
+    /// What a linear delay gains each time, in seconds.
+    pub increment_seconds: f64,
+    /// The fraction by which a delay varies both ways, 0 to 1.
+    pub jitter: f64,
+}
+
+/// A value of a policy that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}` {problem}")]
+pub struct InvalidPolicy {
+    /// The field at fault, or `retry` for the whole.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl RetryPolicy {
+    /// Five retries, 0.5 s doubling up to 30 s: for operations that must go through.
+    pub const AGGRESSIVE: Self = Self::preset(5, 0.5, 30.0, 2.0);
+    /// Three retries, 1 s doubling up to 60 s: the default.
+    pub const STANDARD: Self = Self::preset(3, 1.0, 60.0, 2.0);
+    /// Two retries, 2 s tripling up to 120 s: for targets that need rest.
+    pub const CONSERVATIVE: Self = Self::preset(2, 2.0, 120.0, 3.0);
+    /// Three retries, 0.1 s growing by half up to 5 s: when time matters more than success.
+    pub const QUICK: Self = Self::preset(3, 0.1, 5.0, 1.5);
+
+    /// The longest delay that any policy may ask for, in seconds: a year.
+    pub const LONGEST_DELAY_SECONDS: f64 = 365.0 * 86_400.0;
+    /// The most retries that any policy may ask for; the record has three bytes for the count.
+    pub const MOST_RETRIES: u32 = 1_000_000;
+
+    const fn preset(max_retries: u32, initial: f64, max: f64, multiplier: f64) -> Self {
+        Self {
+            max_retries,
+            initial_delay_seconds: initial,
+            max_delay_seconds: max,
+            backoff_multiplier: multiplier,
+            strategy: RetryStrategy::Exponential,
+            increment_seconds: 0.0,
+            jitter: 0.1,
+        }
+    }
+
+    /// Every value of the policy that makes no sense.
+    #[must_use]
+    pub fn problems(&self) -> Vec<InvalidPolicy> {
+        let mut problems = Vec::new();
+        let mut check = |is_fine: bool, field, problem: String| {
+            if !is_fine {
+                problems.push(InvalidPolicy { field, problem });
+            }
+        };
+        let seconds = 0.0..=Self::LONGEST_DELAY_SECONDS;
+        check(
+            self.max_retries <= Self::MOST_RETRIES,
+            "max_retries",
+            format!("is {}, must be at most {}", self.max_retries, Self::MOST_RETRIES),
+        );
+        for (field, value) in [
+            ("initial_delay_seconds", self.initial_delay_seconds),
+            ("max_delay_seconds", self.max_delay_seconds),
+            ("increment_seconds", self.increment_seconds),
+        ] {
+            check(seconds.contains(&value), field, format!("is {value}, must be from 0 to {}", seconds.end()));
+        }
+        check(
+            self.max_delay_seconds >= self.initial_delay_seconds,
+            "max_delay_seconds",
+            format!("is {}, below `initial_delay_seconds` {}", self.max_delay_seconds, self.initial_delay_seconds),
+        );
+        check(
+            (1.0..=1000.0).contains(&self.backoff_multiplier),
+            "backoff_multiplier",
+            format!("is {}, must be from 1 to 1000", self.backoff_multiplier),
+        );
+        check((0.0..=1.0).contains(&self.jitter), "jitter", format!("is {}, must be from 0 to 1", self.jitter));
+        problems
+    }
+
+    /// The wait before retry `retry` (the first is 1). `chance` is a random number from 0 to 1 that places the delay in
+    /// the jitter's band; 0.5 is its middle. Never longer than `max_delay_seconds`.
+    #[must_use]
+    pub fn delay(&self, retry: u32, chance: f64) -> Duration {
+        let earlier = retry.saturating_sub(1);
+        let base = match self.strategy {
+            RetryStrategy::Exponential => {
+                self.initial_delay_seconds * self.backoff_multiplier.powi(i32::try_from(earlier).unwrap_or(i32::MAX))
+            }
+            RetryStrategy::Linear => self.initial_delay_seconds + self.increment_seconds * f64::from(earlier),
+            RetryStrategy::Fibonacci => self.initial_delay_seconds * fibonacci(retry),
+        };
+        // `0 × ∞` is not a number: no first delay means no delay at all.
+        let base = if base.is_nan() { 0.0 } else { base.min(self.max_delay_seconds) };
+        let jittered = base * (1.0 + self.jitter * (2.0 * chance.clamp(0.0, 1.0) - 1.0));
+        Duration::from_secs_f64(jittered.clamp(0.0, self.max_delay_seconds.clamp(0.0, Self::LONGEST_DELAY_SECONDS)))
+    }
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self::STANDARD
+    }
+}
+
+/// The `n`th Fibonacci number, the first two being 1.
+fn fibonacci(n: u32) -> f64 {
+    let (mut current, mut next) = (1.0_f64, 1.0_f64);
+    for _ in 1..n.min(1500) {
+        (current, next) = (next, current + next);
+    }
+    current
+}
+
+/// The presets by name.
+const PRESETS: [(&str, RetryPolicy); 4] = [
+    ("AGGRESSIVE", RetryPolicy::AGGRESSIVE),
+    ("STANDARD", RetryPolicy::STANDARD),
+    ("CONSERVATIVE", RetryPolicy::CONSERVATIVE),
+    ("QUICK", RetryPolicy::QUICK),
+];
+
+impl FromStr for RetryPolicy {
+    type Err = InvalidPolicy;
+
+    /// Reads the name of a preset, in any case.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        PRESETS.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, policy)| policy).ok_or_else(|| {
+            InvalidPolicy {
+                field: "retry",
+                problem: format!(
+                    "is `{}`, which is no preset: expected AGGRESSIVE, STANDARD, CONSERVATIVE or QUICK",
+                    text.chars().take(64).collect::<String>()
+                ),
+            }
+        })
+    }
+}
+
+impl fmt::Display for RetryPolicy {
+    /// The preset's name, or the numbers.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match PRESETS.into_iter().find(|(_, policy)| policy == self) {
+            Some((name, _)) => f.write_str(name),
+            None => write!(
+                f,
+                "{:?} {} retries from {} s to {} s",
+                self.strategy, self.max_retries, self.initial_delay_seconds, self.max_delay_seconds
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(policy: &RetryPolicy, retries: u32) -> Vec<f64> {
+        (1..=retries).map(|retry| policy.delay(retry, 0.5).as_secs_f64()).collect()
+    }
+
+    #[test]
+    fn the_presets_are_those_of_the_mission_document() {
+        assert_eq!(seconds(&RetryPolicy::AGGRESSIVE, 5), [0.5, 1.0, 2.0, 4.0, 8.0]);
+        assert_eq!(seconds(&RetryPolicy::STANDARD, 3), [1.0, 2.0, 4.0]);
+        assert_eq!(seconds(&RetryPolicy::CONSERVATIVE, 2), [2.0, 6.0]);
+        assert_eq!(seconds(&RetryPolicy::QUICK, 3), [0.1, 0.15, 0.225]);
+        assert_eq!("quick".parse(), Ok(RetryPolicy::QUICK));
+        assert_eq!(RetryPolicy::QUICK.to_string(), "QUICK");
+        assert!("SLOW".parse::<RetryPolicy>().is_err());
+    }
+
+    #[test]
+    fn each_strategy_follows_its_series() {
+        let linear = RetryPolicy { strategy: RetryStrategy::Linear, initial_delay_seconds: 2.0, ..RetryPolicy::STANDARD };
+        assert_eq!(seconds(&linear, 3), [2.0, 2.0, 2.0]);
+        assert_eq!(seconds(&RetryPolicy { increment_seconds: 2.0, ..linear }, 3), [2.0, 4.0, 6.0]);
+        let fibonacci = RetryPolicy { strategy: RetryStrategy::Fibonacci, ..RetryPolicy::STANDARD };
+        assert_eq!(seconds(&fibonacci, 6), [1.0, 1.0, 2.0, 3.0, 5.0, 8.0]);
+    }
+
+    #[test]
+    fn no_delay_leaves_its_bounds_whatever_the_numbers() {
+        let capped = RetryPolicy { max_delay_seconds: 5.0, jitter: 1.0, ..RetryPolicy::STANDARD };
+        for retry in [0, 1, 2, 11, 1000, u32::MAX] {
+            for strategy in [RetryStrategy::Exponential, RetryStrategy::Linear, RetryStrategy::Fibonacci] {
+                for initial_delay_seconds in [0.0, 1.0] {
+                    for chance in [0.0, 0.5, 1.0, f64::NAN] {
+                        let policy = RetryPolicy { strategy, initial_delay_seconds, ..capped };
+                        assert!(policy.delay(retry, chance) <= Duration::from_secs(5), "{policy:?} {retry} {chance}");
+                    }
+                }
+            }
+        }
+        assert_eq!(RetryPolicy { jitter: 0.0, ..capped }.delay(11, 0.9), Duration::from_secs(5));
+        assert_eq!(RetryPolicy::STANDARD.delay(1, 0.0), Duration::from_millis(900));
+        assert_eq!(RetryPolicy::STANDARD.delay(1, 1.0), Duration::from_millis(1100));
+    }
+
+    #[test]
+    fn each_senseless_value_is_named() {
+        let wrong = RetryPolicy {
+            max_retries: u32::MAX,
+            initial_delay_seconds: -1.0,
+            max_delay_seconds: f64::NAN,
+            backoff_multiplier: 0.5,
+            increment_seconds: f64::INFINITY,
+            jitter: 1.5,
+            ..RetryPolicy::STANDARD
+        };
+        let fields: Vec<_> = wrong.problems().into_iter().map(|problem| problem.field).collect();
+        for field in
+            ["max_retries", "initial_delay_seconds", "max_delay_seconds", "increment_seconds", "backoff_multiplier", "jitter"]
+        {
+            assert!(fields.contains(&field), "{field}");
+        }
+        assert!(RetryPolicy::STANDARD.problems().is_empty());
+    }
+}

@@ -1,0 +1,3 @@
+//! WAOOAW Orchestration Runtime.
+
+pub mod domain;
