@@ -130,7 +130,8 @@ impl RetryPolicy {
         };
         // `0 × ∞` is not a number: no first delay means no delay at all.
         let base = if base.is_nan() { 0.0 } else { base.min(self.max_delay_seconds) };
-        let jittered = base * (1.0 + self.jitter * (2.0 * chance.clamp(0.0, 1.0) - 1.0));
+        let chance = if chance.is_nan() { 0.5 } else { chance.clamp(0.0, 1.0) };
+        let jittered = base * (1.0 + self.jitter * (2.0 * chance - 1.0));
         Duration::from_secs_f64(jittered.clamp(0.0, self.max_delay_seconds.clamp(0.0, Self::LONGEST_DELAY_SECONDS)))
     }
 }
