@@ -1,0 +1,103 @@
+# Runs with GNU make 3.81, which macOS ships. `make help` lists what there is.
+
+# rustup puts cargo here; a fresh container often lacks it on PATH.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+CARGO ?= cargo
+COVERAGE_PERCENT_MIN ?= 85
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+SCRIPTS := $(wildcard scripts/*.sh)
+
+.DEFAULT_GOAL := help
+# Cargo builds in parallel by itself and holds a lock while it does.
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+## To see it work
+
+.PHONY: demo
+demo: redis build ## build, then a guided tour on a Redis of its own; ends by itself
+	target/release/waooaw demo
+
+.PHONY: build
+build: rust ## build the release binary, target/release/waooaw
+	$(CARGO) build --locked --release
+
+.PHONY: redis
+redis: ## print the path of a redis-server (7 or newer), installing one if there is none
+	@sh scripts/get-redis.sh
+
+## To know that it is right
+
+.PHONY: test
+test: lint shell unit doc redis it ## everything that continuous integration runs
+
+.PHONY: check
+check: lint unit ## the quick part: format, clippy, unit tests; needs no Redis
+
+.PHONY: lint
+lint: rust-tools ## check the format; clippy on all targets, warnings denied
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+.PHONY: shell
+shell: ## check the shell scripts
+	@for script in $(SCRIPTS); do echo "sh -n $$script"; sh -n "$$script" || exit 1; done
+	bash -n .ci/run
+	@if command -v shellcheck >/dev/null 2>&1; then echo shellcheck; shellcheck $(SCRIPTS) .ci/run; fi
+	sh scripts/test-get-redis.sh
+
+.PHONY: unit
+unit: rust ## unit tests, and the house rules that are read from the sources
+	$(CARGO) test --locked --lib --bins --test tidy
+
+.PHONY: doc
+doc: rust ## examples in the documentation; build it, warnings denied
+	$(CARGO) test --locked --doc
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+.PHONY: it
+it: rust redis ## integration tests, on redis-server processes that they start
+	$(CARGO) test --locked --test '*'
+
+.PHONY: coverage
+coverage: rust redis ## line coverage of all tests, with a floor; needs cargo-llvm-cov
+	@$(CARGO) llvm-cov --version >/dev/null 2>&1 || { echo "make coverage: get it with: cargo install --locked cargo-llvm-cov" >&2; exit 1; }
+	$(CARGO) llvm-cov --locked --fail-under-lines $(COVERAGE_PERCENT_MIN)
+
+.PHONY: deny
+deny: rust ## advisories, licences and sources of the dependencies; needs cargo-deny
+	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "make deny: get it with: cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny --locked check
+
+.PHONY: bench
+bench: rust redis ## benchmarks
+	$(CARGO) bench --locked
+
+## Around it
+
+.PHONY: fmt
+fmt: rust-tools ## format the sources
+	$(CARGO) fmt
+
+.PHONY: image
+image: ## build the container image
+	docker build --build-arg VERSION=$(VERSION) -t waooaw/orchestration:$(VERSION) .
+
+.PHONY: clean
+clean: ## remove what was built
+	$(CARGO) clean
+
+.PHONY: rust
+rust:
+	@command -v $(CARGO) >/dev/null 2>&1 || { echo "No cargo found. Rust comes from https://rustup.rs" >&2; exit 1; }
+	@command -v cc >/dev/null 2>&1 || { echo "No C compiler found, which Rust links with and the TLS library is built with. On Debian: apt-get install gcc libc6-dev; on macOS: xcode-select --install" >&2; exit 1; }
+
+# The minimal profile of rustup, which container images use, leaves these two out.
+.PHONY: rust-tools
+rust-tools: rust
+	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy
