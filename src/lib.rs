@@ -1,3 +1,4 @@
 //! WAOOAW Orchestration Runtime.
 
 pub mod domain;
+pub mod service;
