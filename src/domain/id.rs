@@ -143,6 +143,49 @@ impl FromStr for Name {
     }
 }
 
+/// Names one queue. `[A-Za-z0-9._-]`, 1 to 64 characters, since it is a part of the queue's keys; `default` by default.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueName(Box<str>);
+
+impl QueueName {
+    /// The longest name, in characters.
+    pub const MAX_LENGTH: usize = 64;
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for QueueName {
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for QueueName {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if text.is_empty() || text.len() > Self::MAX_LENGTH || !text.bytes().all(is_legal) {
+            return Err(InvalidId(format!(
+                "`{}` is not a valid queue: expected 1 to {} characters of A-Z a-z 0-9 . _ -",
+                shortened(text),
+                Self::MAX_LENGTH
+            )));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
 /// Names one run of one replica process. Drawn anew at each start, so a late message of an earlier run is never taken
 /// for this one's. Always [`ReplicaId::LENGTH`] characters, since it has a fixed place in the task record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -215,6 +258,17 @@ mod tests {
         for illegal in ["", "a b", "a\n", "{0}", "é", &"x".repeat(129), "a*", "a\0"] {
             assert!(illegal.parse::<Name>().is_err(), "{illegal:?}");
         }
+    }
+
+    #[test]
+    fn a_queue_name_cannot_leave_its_place_in_a_key() {
+        for legal in ["a", "billing-eu", "v1.2_x", &"x".repeat(64)] {
+            assert_eq!(legal.parse::<QueueName>().unwrap().to_string(), legal);
+        }
+        for illegal in ["", "a:b", "a/b", "a b", "{0}", "é", "a*", "a\0", &"x".repeat(65)] {
+            assert!(illegal.parse::<QueueName>().is_err(), "{illegal:?}");
+        }
+        assert_eq!(QueueName::default(), "default".parse().unwrap());
     }
 
     #[test]
