@@ -20,7 +20,11 @@ impl Partition {
     /// The partition with this number, or `None` past 4095.
     #[must_use]
     pub const fn new(number: u16) -> Option<Self> {
-        if number < Self::MAX_COUNT { Some(Self(number)) } else { None }
+        if number < Self::MAX_COUNT {
+            Some(Self(number))
+        } else {
+            None
+        }
     }
 
     /// Its number.
@@ -201,7 +205,7 @@ impl ReplicaId {
         const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let mut text = *b"r-00000000";
         for (place, letter) in text[2..].iter_mut().enumerate() {
-            *letter = ALPHABET[(random >> (5 * place)) as usize % 32];
+            *letter = ALPHABET[usize::from((random >> (5 * place)).to_le_bytes()[0] % 32)];
         }
         Self(text)
     }
@@ -244,7 +248,10 @@ mod tests {
         for count in [1, 2, 16, 4096] {
             let home = Partition::of_name("order-7", count);
             for event in ["a", "b", "c"] {
-                assert_eq!(TaskId::derive("s", event, Some("order-7"), None, count).partition(), home);
+                assert_eq!(
+                    TaskId::derive("s", event, Some("order-7"), None, count).partition(),
+                    home
+                );
                 assert!(TaskId::derive("s", event, None, None, count).partition().number() < count);
             }
         }

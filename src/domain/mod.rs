@@ -7,4 +7,5 @@
 pub mod id;
 pub mod priority;
 pub mod state;
+
 pub mod retry;
