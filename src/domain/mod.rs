@@ -9,3 +9,5 @@ pub mod priority;
 pub mod state;
 
 pub mod retry;
+
+pub mod rejection;
