@@ -9,5 +9,6 @@ pub mod priority;
 pub mod state;
 
 pub mod retry;
+pub mod rfc3339;
 
 pub mod rejection;
