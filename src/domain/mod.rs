@@ -12,3 +12,9 @@ pub mod retry;
 pub mod rfc3339;
 
 pub mod rejection;
+
+pub mod envelope;
+mod parts;
+mod trace_context;
+
+mod object;
