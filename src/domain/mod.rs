@@ -17,4 +17,9 @@ pub mod envelope;
 mod parts;
 mod trace_context;
 
+pub mod trigger;
+
+mod task_fields;
+
 mod object;
+mod payload;
