@@ -23,3 +23,5 @@ mod task_fields;
 
 mod object;
 mod payload;
+
+pub mod event;
