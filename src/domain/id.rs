@@ -20,7 +20,11 @@ impl Partition {
     /// The partition with this number, or `None` past 4095.
     #[must_use]
     pub const fn new(number: u16) -> Option<Self> {
-        if number < Self::MAX_COUNT { Some(Self(number)) } else { None }
+        if number < Self::MAX_COUNT {
+            Some(Self(number))
+        } else {
+            None
+        }
     }
 
     /// Its number.
@@ -143,6 +147,49 @@ impl FromStr for Name {
     }
 }
 
+/// Names one queue. `[A-Za-z0-9._-]`, 1 to 64 characters, since it is a part of the queue's keys; `default` by default.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueName(Box<str>);
+
+impl QueueName {
+    /// The longest name, in characters.
+    pub const MAX_LENGTH: usize = 64;
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for QueueName {
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for QueueName {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if text.is_empty() || text.len() > Self::MAX_LENGTH || !text.bytes().all(is_legal) {
+            return Err(InvalidId(format!(
+                "`{}` is not a valid queue: expected 1 to {} characters of A-Z a-z 0-9 . _ -",
+                shortened(text),
+                Self::MAX_LENGTH
+            )));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
 /// Names one run of one replica process. Drawn anew at each start, so a late message of an earlier run is never taken
 /// for this one's. Always [`ReplicaId::LENGTH`] characters, since it has a fixed place in the task record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -158,7 +205,7 @@ impl ReplicaId {
         const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let mut text = *b"r-00000000";
         for (place, letter) in text[2..].iter_mut().enumerate() {
-            *letter = ALPHABET[(random >> (5 * place)) as usize % 32];
+            *letter = ALPHABET[usize::from((random >> (5 * place)).to_le_bytes()[0] % 32)];
         }
         Self(text)
     }
@@ -177,7 +224,7 @@ impl fmt::Display for ReplicaId {
 }
 
 /// The beginning of a text, for a message that must stay short.
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_debug).collect()
 }
 
@@ -201,7 +248,10 @@ mod tests {
         for count in [1, 2, 16, 4096] {
             let home = Partition::of_name("order-7", count);
             for event in ["a", "b", "c"] {
-                assert_eq!(TaskId::derive("s", event, Some("order-7"), None, count).partition(), home);
+                assert_eq!(
+                    TaskId::derive("s", event, Some("order-7"), None, count).partition(),
+                    home
+                );
                 assert!(TaskId::derive("s", event, None, None, count).partition().number() < count);
             }
         }
@@ -215,6 +265,17 @@ mod tests {
         for illegal in ["", "a b", "a\n", "{0}", "é", &"x".repeat(129), "a*", "a\0"] {
             assert!(illegal.parse::<Name>().is_err(), "{illegal:?}");
         }
+    }
+
+    #[test]
+    fn a_queue_name_cannot_leave_its_place_in_a_key() {
+        for legal in ["a", "billing-eu", "v1.2_x", &"x".repeat(64)] {
+            assert_eq!(legal.parse::<QueueName>().unwrap().to_string(), legal);
+        }
+        for illegal in ["", "a:b", "a/b", "a b", "{0}", "é", "a*", "a\0", &"x".repeat(65)] {
+            assert!(illegal.parse::<QueueName>().is_err(), "{illegal:?}");
+        }
+        assert_eq!(QueueName::default(), "default".parse().unwrap());
     }
 
     #[test]

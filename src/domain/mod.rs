@@ -7,4 +7,21 @@
 pub mod id;
 pub mod priority;
 pub mod state;
+
 pub mod retry;
+pub mod rfc3339;
+
+pub mod rejection;
+
+pub mod envelope;
+mod parts;
+mod trace_context;
+
+pub mod trigger;
+
+mod task_fields;
+
+mod object;
+mod payload;
+
+pub mod event;

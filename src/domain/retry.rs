@@ -100,19 +100,30 @@ impl RetryPolicy {
             ("max_delay_seconds", self.max_delay_seconds),
             ("increment_seconds", self.increment_seconds),
         ] {
-            check(seconds.contains(&value), field, format!("is {value}, must be from 0 to {}", seconds.end()));
+            check(
+                seconds.contains(&value),
+                field,
+                format!("is {value}, must be from 0 to {}", seconds.end()),
+            );
         }
         check(
             self.max_delay_seconds >= self.initial_delay_seconds,
             "max_delay_seconds",
-            format!("is {}, below `initial_delay_seconds` {}", self.max_delay_seconds, self.initial_delay_seconds),
+            format!(
+                "is {}, below `initial_delay_seconds` {}",
+                self.max_delay_seconds, self.initial_delay_seconds
+            ),
         );
         check(
             (1.0..=1000.0).contains(&self.backoff_multiplier),
             "backoff_multiplier",
             format!("is {}, must be from 1 to 1000", self.backoff_multiplier),
         );
-        check((0.0..=1.0).contains(&self.jitter), "jitter", format!("is {}, must be from 0 to 1", self.jitter));
+        check(
+            (0.0..=1.0).contains(&self.jitter),
+            "jitter",
+            format!("is {}, must be from 0 to 1", self.jitter),
+        );
         problems
     }
 
@@ -129,7 +140,11 @@ impl RetryPolicy {
             RetryStrategy::Fibonacci => self.initial_delay_seconds * fibonacci(retry),
         };
         // `0 × ∞` is not a number: no first delay means no delay at all.
-        let base = if base.is_nan() { 0.0 } else { base.min(self.max_delay_seconds) };
+        let base = if base.is_nan() {
+            0.0
+        } else {
+            base.min(self.max_delay_seconds)
+        };
         let chance = if chance.is_nan() { 0.5 } else { chance.clamp(0.0, 1.0) };
         let jittered = base * (1.0 + self.jitter * (2.0 * chance - 1.0));
         Duration::from_secs_f64(jittered.clamp(0.0, self.max_delay_seconds.clamp(0.0, Self::LONGEST_DELAY_SECONDS)))
@@ -164,15 +179,17 @@ impl FromStr for RetryPolicy {
 
     /// Reads the name of a preset, in any case.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        PRESETS.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, policy)| policy).ok_or_else(|| {
-            InvalidPolicy {
+        PRESETS
+            .into_iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(text))
+            .map(|(_, policy)| policy)
+            .ok_or_else(|| InvalidPolicy {
                 field: "retry",
                 problem: format!(
                     "is `{}`, which is no preset: expected AGGRESSIVE, STANDARD, CONSERVATIVE or QUICK",
                     text.chars().take(64).collect::<String>()
                 ),
-            }
-        })
+            })
     }
 }
 
@@ -195,7 +212,9 @@ mod tests {
     use super::*;
 
     fn seconds(policy: &RetryPolicy, retries: u32) -> Vec<f64> {
-        (1..=retries).map(|retry| policy.delay(retry, 0.5).as_secs_f64()).collect()
+        (1..=retries)
+            .map(|retry| policy.delay(retry, 0.5).as_secs_f64())
+            .collect()
     }
 
     #[test]
@@ -211,27 +230,61 @@ mod tests {
 
     #[test]
     fn each_strategy_follows_its_series() {
-        let linear = RetryPolicy { strategy: RetryStrategy::Linear, initial_delay_seconds: 2.0, ..RetryPolicy::STANDARD };
+        let linear = RetryPolicy {
+            strategy: RetryStrategy::Linear,
+            initial_delay_seconds: 2.0,
+            ..RetryPolicy::STANDARD
+        };
         assert_eq!(seconds(&linear, 3), [2.0, 2.0, 2.0]);
-        assert_eq!(seconds(&RetryPolicy { increment_seconds: 2.0, ..linear }, 3), [2.0, 4.0, 6.0]);
-        let fibonacci = RetryPolicy { strategy: RetryStrategy::Fibonacci, ..RetryPolicy::STANDARD };
+        assert_eq!(
+            seconds(
+                &RetryPolicy {
+                    increment_seconds: 2.0,
+                    ..linear
+                },
+                3
+            ),
+            [2.0, 4.0, 6.0]
+        );
+        let fibonacci = RetryPolicy {
+            strategy: RetryStrategy::Fibonacci,
+            ..RetryPolicy::STANDARD
+        };
         assert_eq!(seconds(&fibonacci, 6), [1.0, 1.0, 2.0, 3.0, 5.0, 8.0]);
     }
 
     #[test]
     fn no_delay_leaves_its_bounds_whatever_the_numbers() {
-        let capped = RetryPolicy { max_delay_seconds: 5.0, jitter: 1.0, ..RetryPolicy::STANDARD };
+        let capped = RetryPolicy {
+            max_delay_seconds: 5.0,
+            jitter: 1.0,
+            ..RetryPolicy::STANDARD
+        };
         for retry in [0, 1, 2, 11, 1000, u32::MAX] {
-            for strategy in [RetryStrategy::Exponential, RetryStrategy::Linear, RetryStrategy::Fibonacci] {
+            for strategy in [
+                RetryStrategy::Exponential,
+                RetryStrategy::Linear,
+                RetryStrategy::Fibonacci,
+            ] {
                 for initial_delay_seconds in [0.0, 1.0] {
                     for chance in [0.0, 0.5, 1.0, f64::NAN] {
-                        let policy = RetryPolicy { strategy, initial_delay_seconds, ..capped };
-                        assert!(policy.delay(retry, chance) <= Duration::from_secs(5), "{policy:?} {retry} {chance}");
+                        let policy = RetryPolicy {
+                            initial_delay_seconds,
+                            strategy,
+                            ..capped
+                        };
+                        assert!(
+                            policy.delay(retry, chance) <= Duration::from_secs(5),
+                            "{policy:?} {retry} {chance}"
+                        );
                     }
                 }
             }
         }
-        assert_eq!(RetryPolicy { jitter: 0.0, ..capped }.delay(11, 0.9), Duration::from_secs(5));
+        assert_eq!(
+            RetryPolicy { jitter: 0.0, ..capped }.delay(11, 0.9),
+            Duration::from_secs(5)
+        );
         assert_eq!(RetryPolicy::STANDARD.delay(1, 0.0), Duration::from_millis(900));
         assert_eq!(RetryPolicy::STANDARD.delay(1, 1.0), Duration::from_millis(1100));
     }
@@ -248,9 +301,14 @@ mod tests {
             ..RetryPolicy::STANDARD
         };
         let fields: Vec<_> = wrong.problems().into_iter().map(|problem| problem.field).collect();
-        for field in
-            ["max_retries", "initial_delay_seconds", "max_delay_seconds", "increment_seconds", "backoff_multiplier", "jitter"]
-        {
+        for field in [
+            "max_retries",
+            "initial_delay_seconds",
+            "max_delay_seconds",
+            "increment_seconds",
+            "backoff_multiplier",
+            "jitter",
+        ] {
             assert!(fields.contains(&field), "{field}");
         }
         assert!(RetryPolicy::STANDARD.problems().is_empty());

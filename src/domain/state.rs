@@ -59,8 +59,14 @@ impl TaskMove {
 
 impl TaskState {
     /// Every state, in the order of a life.
-    pub const ALL: [Self; 6] =
-        [Self::Pending, Self::Running, Self::Completed, Self::Failed, Self::Timeout, Self::Cancelled];
+    pub const ALL: [Self; 6] = [
+        Self::Pending,
+        Self::Running,
+        Self::Completed,
+        Self::Failed,
+        Self::Timeout,
+        Self::Cancelled,
+    ];
 
     /// The state after `step`, or `None` where the move is refused.
     #[must_use]
@@ -168,15 +174,17 @@ mod tests {
     use super::*;
 
     fn transition_table() -> String {
-        let mut table = String::from("state     ");
+        let padded = |text: &str| format!("{text:<10}");
+        let mut table = padded("state");
         for step in TaskMove::ALL {
-            table.push_str(&format!("{:<10}", format!("{step:?}")));
+            table.push_str(&padded(&format!("{step:?}")));
         }
         for state in TaskState::ALL {
-            table.push_str(&format!("\n{:<10}", format!("{state:?}")));
+            table.push('\n');
+            table.push_str(&padded(&format!("{state:?}")));
             for step in TaskMove::ALL {
                 let after = state.after(step).map_or("-".to_owned(), |after| format!("{after:?}"));
-                table.push_str(&format!("{after:<10}"));
+                table.push_str(&padded(&after));
             }
         }
         table.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")

@@ -1,0 +1,335 @@
+//! The fields of a task that is asked for, each read from the payload and checked.
+//!
+//! What a field may be is decided here and nowhere else: by the type it becomes, or by its own rule below.
+
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use super::id::{InvalidId, Name};
+use super::object::{NotAnObject, Object, kind};
+use super::payload::{Payload, as_text};
+use super::rejection::Reason;
+use super::retry::{InvalidPolicy, RetryPolicy, RetryStrategy};
+use super::rfc3339;
+use super::trigger::{Start, TaskTrigger, literal};
+
+/// What the payload of `orchestration.task.trigger` may have.
+pub(super) const TASK_TRIGGER_FIELDS: [&str; 17] = [
+    "task_name",
+    "args",
+    "kwargs",
+    "priority",
+    "workflow_id",
+    "agent_id",
+    "queue",
+    "key",
+    "dependencies",
+    "parent_task_id",
+    "timeout_seconds",
+    "max_retries",
+    "retry",
+    "delay_seconds",
+    "run_at",
+    "tags",
+    "metadata",
+];
+
+const RETRY_FIELDS: [&str; 7] = [
+    "max_retries",
+    "initial_delay_seconds",
+    "max_delay_seconds",
+    "backoff_multiplier",
+    "strategy",
+    "increment_seconds",
+    "jitter",
+];
+
+impl TaskTrigger {
+    /// Reads every field, and notes what is wrong with each. `None` after a problem with the name.
+    pub(super) fn read(payload: &mut Payload<'_, '_>) -> Option<Self> {
+        let task_name = payload.required("task_name");
+        let verbatim = |value: Option<&RawValue>, default| value.map_or_else(|| literal(default), RawValue::to_owned);
+        Some(Self {
+            args: verbatim(payload.array("args"), "[]"),
+            kwargs: verbatim(payload.object("kwargs"), "{}"),
+            priority: payload.parsed("priority"),
+            workflow_id: payload.parsed("workflow_id"),
+            agent_id: payload.parsed("agent_id"),
+            queue: payload.parsed("queue"),
+            key: payload.parsed("key"),
+            dependencies: read_dependencies(payload),
+            parent_task_id: payload.parsed("parent_task_id"),
+            timeout_seconds: payload.number(
+                "timeout_seconds",
+                format_args!("over 0, at most {}", Self::LONGEST_SECONDS),
+                |seconds| seconds > 0.0 && seconds <= Self::LONGEST_SECONDS,
+            ),
+            max_retries: payload.integer("max_retries", RetryPolicy::MOST_RETRIES),
+            retry: read_retry(payload),
+            start: read_start(payload),
+            tags: verbatim(read_tags(payload), "{}"),
+            metadata: verbatim(payload.object("metadata"), "{}"),
+            // Last, so that a wrong name does not hide what else is wrong.
+            task_name: task_name?,
+        })
+    }
+}
+
+fn read_dependencies(payload: &mut Payload<'_, '_>) -> Vec<Name> {
+    let Some(array) = payload.array("dependencies") else {
+        return Vec::new();
+    };
+    let entries: Vec<&RawValue> = serde_json::from_str(array.get()).unwrap_or_default();
+    let mut dependencies = Vec::new();
+    for (place, entry) in entries.iter().enumerate() {
+        match as_text(entry).and_then(|text| text.parse().map_err(|error: InvalidId| error.to_string())) {
+            Ok(name) => dependencies.push(name),
+            Err(message) => payload.note(Reason::InvalidField, &format!("dependencies[{place}]"), message),
+        }
+    }
+    // The one place that keeps dependencies out until tasks can wait for each other.
+    if !entries.is_empty() {
+        payload.note(
+            Reason::InvalidField,
+            "dependencies",
+            "must be empty: this version does not support them",
+        );
+    }
+    dependencies
+}
+
+/// The name of a preset, or an object; what the object leaves out is the standard's.
+fn read_retry(payload: &mut Payload<'_, '_>) -> Option<RetryPolicy> {
+    if payload.raw("retry")?.get().starts_with('"') {
+        return match payload.text("retry")?.parse() {
+            Ok(policy) => Some(policy),
+            Err(error) => {
+                let error: InvalidPolicy = error;
+                payload.note(Reason::InvalidField, "retry", error.problem);
+                None
+            }
+        };
+    }
+    if kind(payload.raw("retry")?) != "an object" {
+        payload.note(
+            Reason::InvalidField,
+            "retry",
+            "must be the name of a preset or an object",
+        );
+        return None;
+    }
+    let mut fields = payload.inner("retry", "retry.", &RETRY_FIELDS)?;
+    let mut policy = RetryPolicy::STANDARD;
+    // Ranges are the policy's own to check: here every number will do.
+    let any = |_| true;
+    policy.max_retries = fields
+        .integer("max_retries", RetryPolicy::MOST_RETRIES)
+        .unwrap_or(policy.max_retries);
+    for (field, place) in [
+        ("initial_delay_seconds", &mut policy.initial_delay_seconds),
+        ("max_delay_seconds", &mut policy.max_delay_seconds),
+        ("backoff_multiplier", &mut policy.backoff_multiplier),
+        ("increment_seconds", &mut policy.increment_seconds),
+        ("jitter", &mut policy.jitter),
+    ] {
+        *place = fields.number(field, "in reach of 64 bits", any).unwrap_or(*place);
+    }
+    if let Some(value) = fields.raw("strategy") {
+        match serde_json::from_str::<RetryStrategy>(value.get()) {
+            Ok(strategy) => policy.strategy = strategy,
+            Err(_) => fields.note(
+                Reason::InvalidField,
+                "strategy",
+                "must be EXPONENTIAL, LINEAR or FIBONACCI",
+            ),
+        }
+    }
+    for invalid in policy.problems() {
+        fields.note(Reason::InvalidField, invalid.field, invalid.problem);
+    }
+    Some(policy)
+}
+
+fn read_start(payload: &mut Payload<'_, '_>) -> Start {
+    if payload.raw("delay_seconds").is_some() && payload.raw("run_at").is_some() {
+        payload.note(
+            Reason::InvalidField,
+            "run_at",
+            "must not be given together with `delay_seconds`",
+        );
+    }
+    let delay = payload
+        .number(
+            "delay_seconds",
+            format_args!("from 0 to {}", TaskTrigger::LONGEST_SECONDS),
+            |seconds| (0.0..=TaskTrigger::LONGEST_SECONDS).contains(&seconds),
+        )
+        .filter(|&seconds| seconds > 0.0)
+        .map(|seconds| Start::After(Duration::from_secs_f64(seconds)));
+    let run_at = payload.text("run_at").and_then(|text| {
+        let at_ms = rfc3339::parse_ms(&text);
+        if at_ms.is_none() {
+            let message = "must be an RFC 3339 time up to the year 9999, as 2026-01-31T12:00:00Z";
+            payload.note(Reason::InvalidField, "run_at", message);
+        }
+        at_ms.map(|at_ms| Start::At(at_ms.max(0)))
+    });
+    run_at.or(delay).unwrap_or_default()
+}
+
+fn read_tags<'a>(payload: &mut Payload<'a, '_>) -> Option<&'a RawValue> {
+    let tags = payload.object("tags")?;
+    match Object::parse(tags.get()) {
+        Ok(object) => {
+            for (key, value) in &object.fields {
+                if let Err(message) = as_text(value) {
+                    payload.note(Reason::InvalidField, &format!("tags.{key}"), message);
+                }
+            }
+        }
+        Err(NotAnObject::DuplicateKey(key)) => {
+            payload.note(
+                Reason::InvalidField,
+                &format!("tags.{key}"),
+                NotAnObject::DuplicateKey(key).to_string(),
+            );
+        }
+        Err(error) => payload.note(Reason::InvalidField, "tags", error.to_string()),
+    }
+    Some(tags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::priority::Priority;
+    use super::super::rejection::{Problems, Rejection};
+    use super::*;
+
+    fn read(payload: &str) -> Result<TaskTrigger, Rejection> {
+        let mut problems = Problems::default();
+        let object = Object::parse(payload).unwrap();
+        let trigger = TaskTrigger::read(&mut Payload::new(object, "", &TASK_TRIGGER_FIELDS, &mut problems));
+        problems.into_rejection().map_or_else(|| Ok(trigger.unwrap()), Err)
+    }
+
+    fn task(payload: &str) -> TaskTrigger {
+        read(payload).unwrap()
+    }
+
+    /// The reason and the problems of a task that has these fields beside its name.
+    fn refused(fields: &str) -> String {
+        read(&format!(r#"{{"task_name":"t",{fields}}}"#))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn every_field_arrives() {
+        let trigger = task(
+            r#"{"task_name":"team/echo","args":[ 1e400 ,{"b":1,"a":2}],"kwargs":{"n":123456789012345678901234567890},
+                "priority":"hiGH","workflow_id":"w","agent_id":"a","queue":"q","key":"k","dependencies":[],
+                "parent_task_id":"0190f5d1-7c1e-8a3b-8c4d-000000000000","timeout_seconds":1.5,"max_retries":0,
+                "retry":{"initial_delay_seconds":2,"strategy":"LINEAR","jitter":null},"delay_seconds":0.25,
+                "tags":{"b":"1","a":"\u0032"},"metadata":{"x":[[]]}}"#,
+        );
+
+        assert_eq!(trigger.task_name.as_str(), "team/echo");
+        assert_eq!(trigger.args.get(), r#"[ 1e400 ,{"b":1,"a":2}]"#);
+        assert_eq!(trigger.kwargs.get(), r#"{"n":123456789012345678901234567890}"#);
+        assert_eq!(trigger.priority, Some(Priority::High));
+        assert_eq!(trigger.workflow_id, "w".parse().ok());
+        assert_eq!(trigger.agent_id, "a".parse().ok());
+        assert_eq!(trigger.queue, "q".parse().ok());
+        assert_eq!(trigger.key, "k".parse().ok());
+        assert_eq!(
+            trigger.parent_task_id,
+            "0190f5d1-7c1e-8a3b-8c4d-000000000000".parse().ok()
+        );
+        assert_eq!((trigger.timeout_seconds, trigger.max_retries), (Some(1.5), Some(0)));
+        let retry = RetryPolicy {
+            initial_delay_seconds: 2.0,
+            strategy: RetryStrategy::Linear,
+            ..RetryPolicy::STANDARD
+        };
+        assert_eq!(trigger.retry, Some(retry));
+        assert_eq!(trigger.start, Start::After(Duration::from_millis(250)));
+        assert_eq!(trigger.tags.get(), r#"{"b":"1","a":"\u0032"}"#);
+        assert_eq!(trigger.metadata.get(), r#"{"x":[[]]}"#);
+    }
+
+    #[test]
+    fn a_task_starts_at_once_later_or_at_a_time() {
+        for (fields, start) in [
+            (r#""delay_seconds":0"#, Start::Now),
+            (
+                r#""delay_seconds":31536000"#,
+                Start::After(Duration::from_secs(31_536_000)),
+            ),
+            (r#""run_at":"1970-01-01T01:00:00.5+01:00""#, Start::At(500)),
+            (r#""run_at":"1900-01-01T00:00:00Z""#, Start::At(0)),
+            (r#""run_at":"9999-12-31T23:59:59Z""#, Start::At(253_402_300_799_000)),
+        ] {
+            assert_eq!(
+                task(&format!(r#"{{"task_name":"t",{fields}}}"#)).start,
+                start,
+                "{fields}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_field_refuses_what_it_cannot_be() {
+        for (field, values) in [
+            ("task_name", &[r#""""#, "1", r#""a b""#][..]),
+            ("args", &["{}", r#""x""#, "1"]),
+            ("kwargs", &["[]", "true"]),
+            ("priority", &["1", r#""urgent""#, "[]", r#""\ud800""#]),
+            ("workflow_id", &[r#""a b""#, "{}"]),
+            ("agent_id", &["7", r#""""#]),
+            ("queue", &[r#""a:b""#, "false"]),
+            ("key", &[r#""*""#, "0"]),
+            ("dependencies", &["{}", r#""a""#, r#"["a"]"#]),
+            ("parent_task_id", &[r#""x""#, "5"]),
+            ("timeout_seconds", &["0", "-1", "1e400", "31536001", r#""5""#]),
+            (
+                "max_retries",
+                &["-1", "1.5", "1000001", "99999999999999999999", r#""3""#],
+            ),
+            ("retry", &["3", "[]", r#""SLOW""#, r#"{"jitter":1,"jitter":1}"#]),
+            ("delay_seconds", &["-0.1", "1e9", r#""1""#]),
+            ("run_at", &["0", r#""tomorrow""#, r#""2026-01-31""#]),
+            ("tags", &["[]", r#""x""#]),
+            ("metadata", &["[]", "1"]),
+        ] {
+            for value in values {
+                let name = if field == "task_name" {
+                    ""
+                } else {
+                    r#""task_name":"t","#
+                };
+                let rejection = read(&format!(r#"{{{name}"{field}":{value}}}"#)).unwrap_err();
+                assert_eq!(rejection.reason, Reason::InvalidField, "{field} {value}");
+                assert_eq!(rejection.problems[0].field.as_deref(), Some(field), "{value}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_inside_a_field_is_named_by_its_path() {
+        assert_eq!(
+            refused(r#""retry":{"jiter":0.1,"jitter":2,"strategy":"linear"}"#),
+            "invalid_field: `retry.jiter` is not a known field; did you mean `jitter`?; \
+             `retry.strategy` must be EXPONENTIAL, LINEAR or FIBONACCI; `retry.jitter` is 2, must be from 0 to 1"
+        );
+        assert_eq!(
+            refused(r#""dependencies":["a",1]"#),
+            "invalid_field: `dependencies[1]` must be a string, is a number; \
+             `dependencies` must be empty: this version does not support them"
+        );
+        assert_eq!(
+            refused(r#""delay_seconds":1,"run_at":"2026-01-31T12:00:00Z""#),
+            "invalid_field: `run_at` must not be given together with `delay_seconds`"
+        );
+    }
+}

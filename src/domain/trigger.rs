@@ -1,0 +1,390 @@
+//! What an event asks for: a task, or the end of one.
+//!
+//! [`interpret`] reads the payload of an [`Envelope`] by its event type, in one pass over the top level. What it gives
+//! is checked as far as the text alone allows. Whether a handler for the task exists, or the task to cancel, is for
+//! those who know the handlers and the store.
+//!
+//! `args`, `kwargs`, `tags` and `metadata` are carried as the bytes they came as: big numbers, the order of keys and
+//! spaces arrive as they were sent.
+
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use super::envelope::Envelope;
+use super::id::{Name, QueueName, TaskId, shortened};
+use super::object::{NotAnObject, Object};
+use super::payload::{Payload, nearest};
+use super::priority::Priority;
+use super::rejection::{Problems, Reason, Rejection};
+use super::retry::RetryPolicy;
+use super::task_fields::TASK_TRIGGER_FIELDS;
+
+/// Asks for a task.
+pub const TASK_TRIGGER: &str = "orchestration.task.trigger";
+/// Asks for the end of a task.
+pub const TASK_CANCEL: &str = "orchestration.task.cancel";
+
+/// What is reserved for workflows, sagas and agents, and not handled yet.
+const LATER: [&str; 6] = [
+    "orchestration.workflow.start",
+    "orchestration.workflow.stop",
+    "orchestration.saga.start",
+    "orchestration.saga.cancel",
+    "orchestration.task.result",
+    "orchestration.task.heartbeat",
+];
+
+const TASK_CANCEL_FIELDS: [&str; 2] = ["task_id", "reason"];
+/// What an event that came in asks for.
+#[derive(Debug, Clone)]
+pub enum Inbound {
+    /// A task is to be made.
+    Task(Box<TaskTrigger>),
+    /// A task is to end.
+    Cancel(TaskCancel),
+}
+
+/// A task that is asked for. What it leaves open is filled in from the handler and the configuration.
+#[derive(Debug, Clone)]
+pub struct TaskTrigger {
+    /// Which handler is meant.
+    pub task_name: Name,
+    /// A JSON array.
+    pub args: Box<RawValue>,
+    /// A JSON object.
+    pub kwargs: Box<RawValue>,
+    /// How urgent it is.
+    pub priority: Option<Priority>,
+    /// The workflow it belongs to: the one in the payload, else the `correlation_id` of the envelope if that was given
+    /// and is a legal name.
+    pub workflow_id: Option<Name>,
+    /// The agent it is for.
+    pub agent_id: Option<Name>,
+    /// The queue it waits in.
+    pub queue: Option<QueueName>,
+    /// The caller's own name for it within its workflow.
+    pub key: Option<Name>,
+    /// Keys or ids of the tasks that must end before it starts.
+    pub dependencies: Vec<Name>,
+    /// The task that asked for it.
+    pub parent_task_id: Option<TaskId>,
+    /// The longest that one attempt may take: over 0, at most [`TaskTrigger::LONGEST_SECONDS`].
+    pub timeout_seconds: Option<f64>,
+    /// Extra attempts after the first, over the policy's own number.
+    pub max_retries: Option<u32>,
+    /// When a failed attempt is followed by another.
+    pub retry: Option<RetryPolicy>,
+    /// When it may start.
+    pub start: Start,
+    /// A JSON object whose values are strings.
+    pub tags: Box<RawValue>,
+    /// A JSON object, the caller's own.
+    pub metadata: Box<RawValue>,
+}
+
+/// When a task may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// As soon as a worker is free.
+    #[default]
+    Now,
+    /// This long after it was created, at most a year.
+    After(Duration),
+    /// At this time in milliseconds since the Unix epoch. Never before the epoch; what is past is due at once.
+    At(i64),
+}
+
+/// A task that is to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskCancel {
+    /// Which.
+    pub task_id: TaskId,
+    /// The caller's words, at most [`TaskCancel::MAX_REASON_BYTES`].
+    pub reason: Option<String>,
+}
+
+impl TaskTrigger {
+    /// The longest timeout or delay, in seconds: a year.
+    pub const LONGEST_SECONDS: f64 = RetryPolicy::LONGEST_DELAY_SECONDS;
+
+    /// A task with nothing but its name.
+    #[must_use]
+    pub fn new(task_name: Name) -> Self {
+        Self {
+            task_name,
+            args: literal("[]"),
+            kwargs: literal("{}"),
+            priority: None,
+            workflow_id: None,
+            agent_id: None,
+            queue: None,
+            key: None,
+            dependencies: Vec::new(),
+            parent_task_id: None,
+            timeout_seconds: None,
+            max_retries: None,
+            retry: None,
+            start: Start::Now,
+            tags: literal("{}"),
+            metadata: literal("{}"),
+        }
+    }
+}
+
+impl TaskCancel {
+    /// The longest reason that a caller may give.
+    pub const MAX_REASON_BYTES: usize = 1024;
+
+    fn read(payload: &mut Payload<'_, '_>) -> Option<Self> {
+        let task_id = payload.required("task_id");
+        let reason = payload.text("reason");
+        if let Some(bytes) = reason
+            .as_ref()
+            .map(|reason| reason.len())
+            .filter(|&bytes| bytes > Self::MAX_REASON_BYTES)
+        {
+            let message = format!("has {bytes} bytes, must have at most {}", Self::MAX_REASON_BYTES);
+            payload.note(Reason::InvalidField, "reason", message);
+        }
+        task_id.map(|task_id| Self {
+            task_id,
+            reason: reason.map(Into::into),
+        })
+    }
+}
+
+/// Reads what an event asks for.
+///
+/// # Errors
+/// [`Rejection`] with every problem of the payload. A payload that is not JSON is `malformed`, whatever the event type.
+pub fn interpret(envelope: &Envelope<'_>) -> Result<Inbound, Rejection> {
+    let object = Object::parse(&envelope.payload).map_err(|error| {
+        let message = error.to_string();
+        match error {
+            NotAnObject::Malformed(_) => Rejection::new(Reason::Malformed, Some("payload"), message),
+            NotAnObject::OtherKind(_) => Rejection::new(Reason::InvalidField, Some("payload"), message),
+            NotAnObject::DuplicateKey(key) => Rejection::new(Reason::Malformed, Some(&key), message),
+        }
+    })?;
+    let mut problems = Problems::default();
+    let inbound = match &*envelope.event_type {
+        TASK_TRIGGER => {
+            TaskTrigger::read(&mut Payload::new(object, "", &TASK_TRIGGER_FIELDS, &mut problems)).map(|mut trigger| {
+                let correlation_id = || envelope.correlation_id.as_ref().and_then(|id| id.parse().ok());
+                trigger.workflow_id = trigger.workflow_id.or_else(correlation_id);
+                Inbound::Task(Box::new(trigger))
+            })
+        }
+        TASK_CANCEL => {
+            TaskCancel::read(&mut Payload::new(object, "", &TASK_CANCEL_FIELDS, &mut problems)).map(Inbound::Cancel)
+        }
+        other => return Err(unknown_event_type(other)),
+    };
+    match (inbound, problems.into_rejection()) {
+        (Some(inbound), None) => Ok(inbound),
+        (Some(_) | None, Some(rejection)) => Err(rejection),
+        (None, None) => unreachable!("nothing is left out without a problem"),
+    }
+}
+
+fn unknown_event_type(event_type: &str) -> Rejection {
+    let known: Vec<_> = [TASK_TRIGGER, TASK_CANCEL].into_iter().chain(LATER).collect();
+    let shown = shortened(event_type);
+    let message = if LATER.contains(&event_type) {
+        format!("`{shown}` is not handled by this version yet")
+    } else if let Some(meant) = nearest(event_type, &known) {
+        format!("`{shown}` is not a known type; did you mean `{meant}`?")
+    } else {
+        format!("`{shown}` is not a known type")
+    };
+    Rejection::new(Reason::UnknownEventType, Some("event_type"), message)
+}
+
+/// A value that is known to be JSON.
+pub(super) fn literal(json: &'static str) -> Box<RawValue> {
+    RawValue::from_string(json.to_owned()).expect("it is written here as JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn asked(event_type: &str, payload: &str) -> Result<Inbound, Rejection> {
+        let fields = [
+            ("event_type", event_type),
+            ("source_agent", "s"),
+            ("payload", payload),
+            ("correlation_id", "c"),
+        ];
+        let fields = fields.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        interpret(&Envelope::decode("1-0", &fields).map_err(|refused| refused.rejection)?)
+    }
+
+    fn task(payload: &str) -> TaskTrigger {
+        match asked(TASK_TRIGGER, payload).unwrap() {
+            Inbound::Task(trigger) => *trigger,
+            Inbound::Cancel(_) => panic!("not a task"),
+        }
+    }
+
+    #[test]
+    fn a_name_is_enough_for_a_task() {
+        let trigger = task(r#"{"task_name":"echo","args":null,"retry":null,"run_at":null,"dependencies":[]}"#);
+
+        let plain = TaskTrigger {
+            workflow_id: "c".parse().ok(),
+            ..TaskTrigger::new("echo".parse().unwrap())
+        };
+        assert_eq!(format!("{trigger:?}"), format!("{plain:?}"));
+        assert_eq!(
+            (trigger.args.get(), trigger.kwargs.get(), trigger.start),
+            ("[]", "{}", Start::Now)
+        );
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let payload = r#"{"prioritty":"HIGH","timeout_seconds":-1,"queue":"a b","tags":{"x":"1","y":2}}"#;
+
+        assert_eq!(
+            asked(TASK_TRIGGER, payload).unwrap_err().to_string(),
+            "missing_field: `prioritty` is not a known field; did you mean `priority`?; `task_name` is required; \
+             `queue` `a b` is not a valid queue: expected 1 to 64 characters of A-Z a-z 0-9 . _ -; \
+             `timeout_seconds` must be a number over 0, at most 31536000, is -1; `tags.y` must be a string, is a number"
+        );
+    }
+
+    #[test]
+    fn a_payload_that_cannot_be_read_is_malformed_and_says_where() {
+        for (payload, field) in [
+            (r#"{"task_name":"t""#, "payload"),
+            (r#"{"task_name":"t",}"#, "payload"),
+            (r#"{"task_name":"t","args":[01]}"#, "payload"),
+            ("{\"task_name\":\"t\0\"}", "payload"),
+            (r#"{"task_name":"t"} {}"#, "payload"),
+            (r#"{"task_name":"t","args":[],"args":[1]}"#, "args"),
+        ] {
+            for event_type in [TASK_TRIGGER, TASK_CANCEL, "orchestration.unheard.of"] {
+                let rejection = asked(event_type, payload).unwrap_err();
+                assert_eq!(rejection.reason, Reason::Malformed, "{payload}");
+                assert_eq!(rejection.problems[0].field.as_deref(), Some(field), "{payload}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_type_that_is_not_handled_is_said_to_be_unknown() {
+        for (event_type, message) in [
+            (
+                "orchestration.task.result",
+                "`orchestration.task.result` is not handled by this version yet",
+            ),
+            (
+                "orchestration.task.triger",
+                "`orchestration.task.triger` is not a known type; did you mean `orchestration.task.trigger`?",
+            ),
+            ("hello", "`hello` is not a known type"),
+        ] {
+            let rejection = asked(event_type, "{}").unwrap_err();
+            assert_eq!(
+                rejection,
+                Rejection::new(Reason::UnknownEventType, Some("event_type"), message)
+            );
+        }
+    }
+
+    #[test]
+    fn a_cancel_names_its_task_and_may_say_why() {
+        let id = "0190f5d1-7c1e-8a3b-8c4d-000000000000";
+        let cancel = |rest: &str| asked(TASK_CANCEL, &format!(r#"{{"task_id":"{id}"{rest}}}"#));
+
+        let Ok(Inbound::Cancel(plain)) = cancel(r#","reason":"changed\u0020my mind""#) else {
+            panic!("not a cancel")
+        };
+
+        assert_eq!(plain.task_id.to_string(), id);
+        assert_eq!(plain.reason.as_deref(), Some("changed my mind"));
+        let long = format!(r#","reason":"{}""#, "x".repeat(1025));
+        assert_eq!(cancel(&long).unwrap_err().reason, Reason::InvalidField);
+        assert_eq!(cancel(r#","force":true"#).unwrap_err().reason, Reason::UnknownField);
+        assert_eq!(asked(TASK_CANCEL, "{}").unwrap_err().reason, Reason::MissingField);
+    }
+
+    #[test]
+    fn a_correlation_id_that_is_no_name_joins_no_workflow() {
+        let read = |correlation_id: &str| {
+            let json = format!(
+                r#"{{"event_type":"{TASK_TRIGGER}","source_agent":"s","correlation_id":{correlation_id},
+                    "payload":{{"task_name":"t"}}}}"#
+            );
+            match interpret(&Envelope::from_json(&json, "x").unwrap()).unwrap() {
+                Inbound::Task(trigger) => trigger.workflow_id,
+                Inbound::Cancel(_) => panic!("not a task"),
+            }
+        };
+        assert_eq!(read(r#""order-7""#), "order-7".parse().ok());
+        assert_eq!(read(r#""order 7""#), None);
+        assert_eq!(read("null"), None);
+    }
+
+    /// JSON as text, with the spaces, escapes, numbers and repeated keys that a tree of values would not keep.
+    fn json() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            "-?(0|[1-9][0-9]{0,30})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,4})?",
+            "\"([a-z{}\\[\\],: é]|\\\\[\"\\\\/bfnrt]|\\\\u[0-9a-fA-F]{4}){0,8}\"",
+            "true|false|null",
+        ];
+        leaf.prop_recursive(5, 40, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(|values| format!("[{}]", values.join(" , "))),
+                prop::collection::vec(("[a-c]{0,2}", inner), 0..5).prop_map(|fields| {
+                    let fields: Vec<_> = fields
+                        .iter()
+                        .map(|(key, value)| format!("\"{key}\":\t{value}"))
+                        .collect();
+                    format!("{{{}}}", fields.join(","))
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_task_is_given_arrives_byte_for_byte(
+            args in prop::collection::vec(json(), 0..4),
+            kwargs in prop::collection::vec(json(), 0..4),
+        ) {
+            let args = format!("[ {}]", args.join(",\n"));
+            let kwargs: Vec<_> = kwargs.iter().map(|value| format!("\"k\": {value} ")).collect();
+            let kwargs = format!("{{{}}}", kwargs.join(","));
+
+            let trigger = task(&format!(r#"{{"args" : {args} ,"task_name":"t","kwargs":{kwargs},"metadata": {kwargs}}}"#));
+
+            prop_assert_eq!(trigger.args.get(), args);
+            prop_assert_eq!(trigger.kwargs.get(), &kwargs);
+            prop_assert_eq!(trigger.metadata.get(), &kwargs);
+        }
+
+        #[test]
+        fn no_payload_makes_it_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..80),
+            fields in prop::collection::vec((prop::sample::select(TASK_TRIGGER_FIELDS.to_vec()), json()), 0..6),
+            is_cancel in any::<bool>(),
+        ) {
+            let event_type = if is_cancel { TASK_CANCEL } else { TASK_TRIGGER };
+            let fields: Vec<_> = fields.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+            let plausible = format!("{{{}}}", fields.join(","));
+            for payload in [&bytes[..], &[b"{", &bytes[..]].concat(), plausible.as_bytes()] {
+                let entry = [(&b"event_type"[..], event_type.as_bytes()), (b"source_agent", b"s"), (b"payload", payload)];
+                if let Ok(envelope) = Envelope::decode("1-0", &entry)
+                    && let Err(rejection) = interpret(&envelope)
+                {
+                    prop_assert!(!rejection.problems.is_empty());
+                }
+            }
+        }
+    }
+}
