@@ -17,6 +17,7 @@ pub mod envelope;
 mod parts;
 mod trace_context;
 
+pub mod inbound;
 pub mod trigger;
 
 mod task_fields;

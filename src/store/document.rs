@@ -1,0 +1,274 @@
+//! Tasks and statistics as people and programs are shown them: one JSON document each, over HTTP, on the command line
+//! and in the library.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::functions::Statistics;
+use super::inspect::AttemptNote;
+use super::record::Record;
+use crate::domain::priority::Priority;
+use crate::domain::state::TaskState;
+
+/// A moment in the form that all documents and events use: RFC 3339 in UTC with milliseconds.
+#[must_use]
+pub fn timestamp(ms: i64) -> String {
+    Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |moment| format!("{moment:.3}"))
+}
+
+/// A task.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
+pub struct TaskDocument {
+    pub task_id: String,
+    pub key: Option<String>,
+    pub name: String,
+    pub queue: String,
+    pub priority: &'static str,
+    pub state: &'static str,
+    pub args: Box<RawValue>,
+    pub kwargs: Box<RawValue>,
+    pub inputs: Box<RawValue>,
+    pub agent_id: Option<String>,
+    pub workflow_id: Option<String>,
+    pub dependencies: Vec<String>,
+    pub blocked_by: Vec<String>,
+    pub parent_task_id: Option<String>,
+    pub tags: Box<RawValue>,
+    pub metadata: Box<RawValue>,
+    pub attempt: u32,
+    pub retry_count: u32,
+    pub max_retries: u32,
+    pub timeout_seconds: Option<f64>,
+    pub created_at: String,
+    pub run_at: Option<String>,
+    pub started_at: Option<String>,
+    pub completed_at: Option<String>,
+    pub duration_ms: Option<i64>,
+    pub worker_id: Option<String>,
+    pub progress: Option<Box<RawValue>>,
+    pub result: Option<Box<RawValue>>,
+    pub error: Option<Box<RawValue>>,
+    pub trigger_event_id: String,
+    pub correlation_id: String,
+}
+
+#[derive(serde::Deserialize)]
+struct Note {
+    error: Box<RawValue>,
+}
+
+impl TaskDocument {
+    /// The document of a record. `due_ms` is when a delayed task is due; `notes` are its failed attempts, whose last
+    /// error is shown as long as the task goes on.
+    #[must_use]
+    pub fn new(record: Record, due_ms: Option<i64>, notes: &[AttemptNote]) -> Self {
+        let body = record.body;
+        let spec = body.spec;
+        let ended_well = record.state == TaskState::Completed;
+        let last_error = || {
+            notes
+                .last()
+                .and_then(|note| serde_json::from_str::<Note>(note).ok())
+                .map(|note| note.error)
+        };
+        let is_running_or_over = record.state != TaskState::Pending;
+        let started_ms = record.started_ms.filter(|_| is_running_or_over && record.attempt > 0);
+        Self {
+            task_id: record.id.to_string(),
+            key: spec.key,
+            name: body.task_name,
+            queue: body.queue.to_string(),
+            priority: record.priority.as_str(),
+            state: record.state.as_str(),
+            args: spec.args,
+            kwargs: spec.kwargs,
+            inputs: RawValue::from_string("{}".to_owned()).unwrap_or_default(),
+            agent_id: spec.agent_id,
+            workflow_id: body.workflow_id,
+            dependencies: spec.dependencies,
+            blocked_by: Vec::new(),
+            parent_task_id: spec.parent_task_id,
+            tags: spec.tags,
+            metadata: spec.metadata,
+            attempt: record.attempt,
+            retry_count: record.retry_count,
+            max_retries: record.max_retries,
+            timeout_seconds: spec.timeout_seconds,
+            created_at: timestamp(record.created_ms),
+            run_at: due_ms
+                .or(spec.run_at_ms)
+                .or_else(|| {
+                    spec.delay_ms
+                        .and_then(|delay| record.created_ms.checked_add(i64::try_from(delay).ok()?))
+                })
+                .map(timestamp),
+            started_at: started_ms.map(timestamp),
+            completed_at: record.finished_ms.map(timestamp),
+            duration_ms: started_ms.zip(record.finished_ms).map(|(from, to)| (to - from).max(0)),
+            worker_id: record
+                .owner
+                .filter(|_| is_running_or_over)
+                .map(|(replica, slot)| format!("{replica}/{slot}")),
+            progress: None,
+            error: if ended_well {
+                None
+            } else {
+                record.tail.clone().or_else(last_error)
+            },
+            result: if ended_well { record.tail } else { None },
+            trigger_event_id: body.trigger_event_id,
+            correlation_id: body.correlation_id,
+        }
+    }
+}
+
+/// Where tasks wait and run in one queue.
+#[derive(Debug, Clone, Default, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
+pub struct QueueDocument {
+    pub pending_count: u64,
+    pub running_count: u64,
+    pub by_priority: BTreeMap<&'static str, u64>,
+}
+
+/// The workers of all live replicas.
+#[derive(Debug, Clone, Default, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
+pub struct WorkerPoolDocument {
+    pub active_workers: u64,
+    pub idle_workers: u64,
+    pub max_workers: u64,
+    pub utilization_percentage: f64,
+    pub tasks_completed: u64,
+    pub tasks_failed: u64,
+    pub average_duration_seconds: Option<f64>,
+    pub throughput_per_minute: u64,
+}
+
+/// The statistics of all partitions; the same whichever replica is asked.
+#[derive(Debug, Clone, Default, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
+pub struct StatisticsDocument {
+    pub pending_count: u64,
+    pub running_count: u64,
+    pub completed_count: u64,
+    pub failed_count: u64,
+    pub timeout_count: u64,
+    pub cancelled_count: u64,
+    pub total_count: u64,
+    pub by_priority: BTreeMap<&'static str, u64>,
+    pub by_queue: BTreeMap<String, QueueDocument>,
+    pub average_duration_seconds: Option<f64>,
+    pub oldest_pending_at: Option<String>,
+    pub throughput_per_minute: u64,
+    pub max_size: u64,
+    pub max_running: u64,
+    pub dead_letter_count: u64,
+    pub worker_pool: WorkerPoolDocument,
+}
+
+impl StatisticsDocument {
+    /// The sum of the partitions' statistics.
+    #[must_use]
+    pub fn sum(partitions: &[Statistics]) -> Self {
+        let mut sum = Self::default();
+        let (mut duration_ms, mut oldest_ms) = (0, None::<i64>);
+        let mut workers: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
+        for partition in partitions {
+            let counter = |name: &str| {
+                partition
+                    .counters
+                    .iter()
+                    .find(|(known, _)| known == name)
+                    .map_or(0, |(_, value)| *value)
+            };
+            for priority in Priority::ALL {
+                let waiting = counter(&format!("p{}", priority.rank()));
+                *sum.by_priority.entry(priority.as_str()).or_default() += waiting;
+                sum.pending_count += waiting;
+            }
+            sum.running_count += counter("running");
+            sum.completed_count += counter("completed");
+            sum.failed_count += counter("failed");
+            sum.timeout_count += counter("timeout");
+            sum.cancelled_count += counter("cancelled");
+            sum.max_size = counter("max_size");
+            sum.max_running = counter("max_running");
+            duration_ms += counter("duration_ms");
+            sum.dead_letter_count += partition.dead_letters;
+            sum.throughput_per_minute += partition.ended_last_minute;
+            oldest_ms = match (oldest_ms, partition.oldest_ms) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            for (name, ranks) in &partition.queues {
+                let queue = sum.by_queue.entry(name.clone()).or_default();
+                for (priority, (waiting, running)) in Priority::ALL.into_iter().zip(ranks) {
+                    queue.pending_count += waiting;
+                    queue.running_count += running;
+                    *queue.by_priority.entry(priority.as_str()).or_default() += waiting;
+                }
+            }
+            for (replica, fields) in &partition.replicas {
+                let field = |name: &str| {
+                    let value = fields.iter().find(|(known, _)| known == name);
+                    value.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+                };
+                // Every partition is told the same of a replica.
+                workers.insert(
+                    replica,
+                    [field("workers"), field("busy"), field("completed"), field("failed")],
+                );
+            }
+        }
+        sum.total_count = sum.pending_count
+            + sum.running_count
+            + sum.completed_count
+            + sum.failed_count
+            + sum.timeout_count
+            + sum.cancelled_count;
+        sum.average_duration_seconds = average_seconds(duration_ms, sum.completed_count);
+        sum.oldest_pending_at = oldest_ms.map(timestamp);
+        let pool = &mut sum.worker_pool;
+        pool.max_workers = workers.values().map(|[workers, ..]| workers).sum();
+        pool.active_workers = sum.running_count.min(pool.max_workers);
+        pool.idle_workers = pool.max_workers - pool.active_workers;
+        pool.tasks_completed = sum.completed_count;
+        pool.tasks_failed = sum.failed_count + sum.timeout_count;
+        pool.average_duration_seconds = sum.average_duration_seconds;
+        pool.throughput_per_minute = sum.throughput_per_minute;
+        if pool.max_workers > 0 {
+            pool.utilization_percentage = as_float(pool.active_workers) * 100.0 / as_float(pool.max_workers);
+        }
+        sum
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts and milliseconds stay far below 2^53")]
+const fn as_float(count: u64) -> f64 {
+    count as f64
+}
+
+fn average_seconds(duration_ms: u64, count: u64) -> Option<f64> {
+    (count > 0).then(|| as_float(duration_ms) / 1000.0 / as_float(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_has_three_digits_of_a_second_and_a_z() {
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(timestamp(1_795_447_172_120), "2026-11-23T15:19:32.120Z");
+    }
+
+    #[test]
+    fn no_task_has_no_average() {
+        assert_eq!(StatisticsDocument::sum(&[]).average_duration_seconds, None);
+    }
+}

@@ -1,0 +1,81 @@
+//! What can go wrong at the Redis edge, by what the caller can do about it.
+
+/// A call to Redis did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Redis can not be reached, does not answer in time, or is not ready. Whether the call took effect is unknown;
+    /// every function may be called again.
+    #[error("redis is unavailable")]
+    Unavailable(#[source] redis::RedisError),
+    /// The connection was not built, or not yet again after it broke.
+    #[error("redis is unavailable: {0}")]
+    NotConnected(String),
+    /// Redis is out of memory and takes no new work.
+    #[error("redis is out of memory and takes no new tasks")]
+    OutOfMemory,
+    /// The partition was never joined, or lost its keys; joining again makes them.
+    #[error("the keys under the prefix are not set up")]
+    NotJoined,
+    /// The keys were written by a release that this one does not understand.
+    #[error(
+        "the keys in redis have schema {found}, this release speaks {}",
+        crate::store::library::SCHEMA
+    )]
+    Schema {
+        /// The schema number in Redis.
+        found: String,
+    },
+    /// The number of partitions is fixed at first start.
+    #[error("redis holds {found} partitions, but {configured} are configured; the number is fixed at first start")]
+    Partitions {
+        /// The number in Redis.
+        found: String,
+        /// The number in the configuration.
+        configured: u16,
+    },
+    /// Redis is too old, or not Redis.
+    #[error("the server has no redis functions: redis 7.0 or newer, or valkey, is needed")]
+    NoFunctions,
+    /// An answer did not have the form that was expected.
+    #[error("unexpected answer of `{0}`")]
+    Protocol(&'static str),
+    /// Redis refused the command for a reason of its own, such as missing rights.
+    #[error("redis refused the command")]
+    Refused(#[source] redis::RedisError),
+    /// The address of Redis makes no sense.
+    #[error("invalid redis url")]
+    InvalidUrl(#[source] redis::RedisError),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later without anybody changing anything.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::NotConnected(_) | Self::OutOfMemory | Self::NotJoined => true,
+            Self::Schema { .. }
+            | Self::Partitions { .. }
+            | Self::NoFunctions
+            | Self::Protocol(_)
+            | Self::Refused(_)
+            | Self::InvalidUrl(_) => false,
+        }
+    }
+
+    /// Sorts an error of the client by what it means for the caller.
+    pub(super) fn from_redis(error: redis::RedisError) -> Self {
+        if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_connection_refusal() {
+            return Self::Unavailable(error);
+        }
+        match error.code() {
+            Some("OOM") => Self::OutOfMemory,
+            // A server that starts, fails over, cannot write its file or is busy in somebody's script: all pass.
+            Some(
+                "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" | "MISCONF" | "BUSY"
+                | "UNBLOCKED",
+            ) => Self::Unavailable(error),
+            _ => Self::Refused(error),
+        }
+    }
+}

@@ -1,0 +1,655 @@
+//! The functions of the library as typed calls.
+//!
+//! One method, one function; arguments and answers are described in the header of its Lua file.
+
+use redis::Value;
+
+use super::connection::Args;
+use super::library::Function;
+use super::record::NewTask;
+use super::reply::{integer, items, string, text, worded};
+use super::{Store, StoreError};
+use crate::domain::id::{Partition, ReplicaId, TaskId};
+use crate::domain::rejection::Reason;
+use crate::domain::trigger::Start;
+
+/// What a caller that has free slots may be given.
+#[derive(Debug, Clone)]
+pub struct Appetite {
+    /// The free slots.
+    pub slots: Vec<u16>,
+    /// Whether tasks of any name may be handed out, not only those that the replica registered.
+    pub runs_any: bool,
+    /// How long a lower priority may wait before it is served out of turn, in milliseconds.
+    pub max_wait_ms: u64,
+}
+
+impl Appetite {
+    /// Wants nothing.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self {
+            slots: Vec::new(),
+            runs_any: false,
+            max_wait_ms: 60_000,
+        }
+    }
+
+    fn push(&self, args: &mut Args) {
+        let mut slots = String::with_capacity(self.slots.len() * 4);
+        for slot in &self.slots {
+            slots.push_str(&slot.to_string());
+            slots.push(',');
+        }
+        args.push(slots).flag(self.runs_any).show(self.max_wait_ms);
+    }
+}
+
+/// A task that was handed out: one attempt, to be run now.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The task.
+    pub task_id: TaskId,
+    /// The number of the attempt; the fencing token.
+    pub attempt: u32,
+    /// The slot that it was given.
+    pub slot: u16,
+    /// Retries used so far.
+    pub retry_count: u32,
+    /// Retries that may be used.
+    pub max_retries: u32,
+    /// The record's body, for [`super::record::Body::parse`].
+    pub body: String,
+}
+
+/// What became of a task that was to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// It exists now.
+    Ok,
+    /// It existed already; nothing changed.
+    Duplicate,
+    /// No replica has registered its name within the last hour.
+    Unknown,
+    /// The queue is full; nothing changed.
+    Full,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// With a result, JSON.
+    Completed {
+        /// The result.
+        result: String,
+        /// What the event carries in place of a large result: JSON members.
+        summary: Option<String>,
+    },
+    /// With an error that another attempt may not meet.
+    Failed {
+        /// `{type, message}`.
+        error: String,
+        /// The wait before the next attempt.
+        delay_ms: u64,
+    },
+    /// It ran out of time.
+    Timeout {
+        /// `{type, message}`.
+        error: String,
+        /// The wait before the next attempt.
+        delay_ms: u64,
+    },
+    /// With an error that every attempt would meet.
+    Rejected {
+        /// `{type, message}`.
+        error: String,
+    },
+    /// Handed back unfinished.
+    Released,
+}
+
+/// An attempt that ended.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// The task.
+    pub task_id: TaskId,
+    /// The attempt.
+    pub attempt: u32,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// What became of a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It ended the task, or handed it back.
+    Ok,
+    /// Another attempt follows.
+    Retry,
+    /// This attempt was settled before; nothing changed.
+    Duplicate,
+    /// The attempt is not the caller's any more; nothing changed.
+    Stale,
+    /// There is no such task.
+    Missing,
+}
+
+/// What became of a cancel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It is cancelled now.
+    Ok,
+    /// It had ended before; nothing changed.
+    Terminal,
+    /// There is no such task.
+    Missing,
+}
+
+/// Streams with the last entry id of each, for waiting behind them.
+pub type Bells = Vec<(String, String)>;
+
+/// What a replica says when it joins.
+#[derive(Debug, Clone)]
+pub struct Joining<'a> {
+    /// Its limit of tasks that are not terminal; `None` leaves what is set.
+    pub max_size: Option<u64>,
+    /// Its limit of tasks that run; `None` leaves what is set.
+    pub max_running: Option<u64>,
+    /// How many workers it has; `None` for a program that never holds a task and only needs the keys.
+    pub workers: Option<u16>,
+    /// When it started, RFC 3339.
+    pub started_at: &'a str,
+    /// Whether the log is to say so.
+    pub announce: bool,
+    /// The names of the tasks that it can run.
+    pub task_names: &'a [String],
+}
+
+/// What a replica says with each beat.
+#[derive(Debug, Clone, Default)]
+pub struct Beat {
+    /// Counts up.
+    pub number: u64,
+    /// Pending entries at least this old must be known to the replica; `None` does not look.
+    pub since_ms: Option<u64>,
+    /// Busy slots.
+    pub busy: u16,
+    /// All slots.
+    pub workers: u16,
+    /// Tasks that it completed.
+    pub completed: u64,
+    /// Attempts that it saw fail.
+    pub failed: u64,
+    /// Whether to say again which tasks it can run.
+    pub renew_names: bool,
+    /// All that it holds.
+    pub held: Vec<(TaskId, u32)>,
+}
+
+/// What a replica learns with a beat.
+#[derive(Debug, Clone)]
+pub enum BeatReply {
+    /// It is known.
+    Ok {
+        /// What it holds no more.
+        gone: Vec<TaskId>,
+        /// What it was given without knowing.
+        lost: Vec<Claimed>,
+    },
+    /// Nobody knows it: it was taken for dead, or Redis lost its keys.
+    Stranger,
+}
+
+/// What became of an attempt to take over from a silent replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takeover {
+    /// Tasks were taken back; `true` when nothing is left.
+    Ok(u64, bool),
+    /// Its beat has moved; nothing changed.
+    Alive,
+}
+
+/// An inbound event that can not be accepted.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// The dead letter's id, or the entry id of a command.
+    pub subject: String,
+    /// Whether it is a command; else a trigger.
+    pub is_command: bool,
+    /// The event's id.
+    pub event_id: String,
+    /// The chain that it belongs to.
+    pub correlation_id: String,
+    /// Why.
+    pub reason: Reason,
+    /// What is wrong in detail, a JSON list.
+    pub errors: String,
+    /// What else the event says: JSON members.
+    pub members: String,
+    /// All fields and values as they came.
+    pub original: Vec<u8>,
+}
+
+/// The keeper of counts of one partition.
+#[derive(Debug, Clone, Default)]
+pub struct Statistics {
+    /// Name and value of each counter.
+    pub counters: Vec<(String, u64)>,
+    /// Queue name with (waiting, running) of each priority.
+    pub queues: Vec<(String, [(u64, u64); 4])>,
+    /// Since when the oldest waiting entry waits, ms since the epoch.
+    pub oldest_ms: Option<i64>,
+    /// Tasks ended in the last 60 s.
+    pub ended_last_minute: u64,
+    /// Dead letters kept.
+    pub dead_letters: u64,
+    /// What each replica reports: its id and its fields.
+    pub replicas: Vec<(String, Vec<(String, String)>)>,
+}
+
+impl Store {
+    /// Makes a replica known; loads the function library first when it is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Schema`] and [`StoreError::Partitions`] when this release or its configuration does not fit.
+    pub async fn join(
+        &self,
+        partition: Partition,
+        replica: ReplicaId,
+        joining: &Joining<'_>,
+    ) -> Result<(), StoreError> {
+        let optional = |limit: Option<u64>| limit.map_or(String::new(), |limit| limit.to_string());
+        let mut args = Args::default();
+        args.show(replica)
+            .show(self.partition_count())
+            .push(optional(joining.max_size))
+            .push(optional(joining.max_running))
+            .push(joining.workers.map_or(String::new(), |workers| workers.to_string()))
+            .push(joining.started_at)
+            .flag(joining.announce);
+        for name in joining.task_names {
+            args.push(name.as_str());
+        }
+        let (word, mut rest) = worded(self.call(Function::Join, partition, args).await?, "join")?;
+        if word == "partitions" {
+            let found = rest.next().and_then(string).unwrap_or_default();
+            return Err(StoreError::Partitions {
+                found,
+                configured: self.partition_count(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Makes tasks, and hands out work for the free slots.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; calling again is safe.
+    pub async fn create(
+        &self,
+        partition: Partition,
+        replica: ReplicaId,
+        check_names: bool,
+        appetite: &Appetite,
+        tasks: &[NewTask],
+    ) -> Result<(Vec<Created>, Vec<Claimed>), StoreError> {
+        let mut args = Args::default();
+        args.show(replica).flag(check_names);
+        appetite.push(&mut args);
+        for task in tasks {
+            let start = match task.trigger.start {
+                Start::Now => String::new(),
+                Start::After(delay) => format!("+{}", delay.as_millis()),
+                Start::At(due_ms) => due_ms.max(0).to_string(),
+            };
+            args.show(task.id)
+                .push(task.trigger.task_name.as_str())
+                .push(task.queue.as_str())
+                .show(task.priority.rank())
+                .push(start)
+                .show(task.retry.max_retries)
+                .push(task.workflow_id.as_ref().map_or("", |workflow| workflow.as_str()))
+                .push(task.event_id.as_str())
+                .push(task.created_members())
+                .push(task.body());
+        }
+        let (_, mut rest) = worded(self.call(Function::Create, partition, args).await?, "create")?;
+        let words = words(rest.next(), "create", |word| match word {
+            "ok" => Some(Created::Ok),
+            "duplicate" => Some(Created::Duplicate),
+            "unknown" => Some(Created::Unknown),
+            "full" => Some(Created::Full),
+            _ => None,
+        })?;
+        Ok((words, claimed(rest.next(), "create")?))
+    }
+
+    /// Hands out work for the free slots; answers also what to wait behind when slots stay free.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]. When it is unknown whether the call took effect, the next beat tells what was handed out.
+    pub async fn claim(
+        &self,
+        partition: Partition,
+        replica: ReplicaId,
+        appetite: &Appetite,
+    ) -> Result<(Vec<Claimed>, Bells), StoreError> {
+        let mut args = Args::default();
+        args.show(replica);
+        appetite.push(&mut args);
+        args.flag(true);
+        let (_, mut rest) = worded(self.call(Function::Claim, partition, args).await?, "claim")?;
+        let tasks = claimed(rest.next(), "claim")?;
+        let bells = rest.next().and_then(items).ok_or(StoreError::Protocol("claim"))?;
+        let mut texts = bells.into_iter().filter_map(string);
+        let mut pairs = Vec::new();
+        while let (Some(stream), Some(id)) = (texts.next(), texts.next()) {
+            pairs.push((stream, id));
+        }
+        Ok((tasks, pairs))
+    }
+
+    /// Ends attempts, and hands out work for the free slots.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; calling again is safe.
+    pub async fn settle(
+        &self,
+        partition: Partition,
+        replica: ReplicaId,
+        appetite: &Appetite,
+        settlements: &[Settlement],
+    ) -> Result<(Vec<Settled>, Vec<Claimed>), StoreError> {
+        let mut args = Args::default();
+        args.show(replica);
+        appetite.push(&mut args);
+        for settlement in settlements {
+            args.show(settlement.task_id).show(settlement.attempt);
+            match &settlement.outcome {
+                Outcome::Completed { result, summary } => args
+                    .push("completed")
+                    .push("0")
+                    .push(result.as_str())
+                    .push(summary.as_deref().unwrap_or_default()),
+                Outcome::Failed { error, delay_ms } => args.push("failed").show(delay_ms).push(error.as_str()).push(""),
+                Outcome::Timeout { error, delay_ms } => {
+                    args.push("timeout").show(delay_ms).push(error.as_str()).push("")
+                }
+                Outcome::Rejected { error } => args.push("rejected").push("0").push(error.as_str()).push(""),
+                Outcome::Released => args.push("released").push("0").push("\"shutdown\"").push(""),
+            };
+        }
+        let (_, mut rest) = worded(self.call(Function::Settle, partition, args).await?, "settle")?;
+        let words = words(rest.next(), "settle", |word| match word {
+            "ok" => Some(Settled::Ok),
+            "retry" => Some(Settled::Retry),
+            "duplicate" => Some(Settled::Duplicate),
+            "stale" => Some(Settled::Stale),
+            "missing" => Some(Settled::Missing),
+            _ => None,
+        })?;
+        Ok((words, claimed(rest.next(), "settle")?))
+    }
+
+    /// Stops tasks on request. `cause` is the `event_id` of the command that asks, `message` the caller's own words.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; calling again is safe.
+    pub async fn cancel(
+        &self,
+        partition: Partition,
+        actor: ReplicaId,
+        cause: Option<&str>,
+        message: Option<&str>,
+        tasks: &[TaskId],
+    ) -> Result<Vec<Cancelled>, StoreError> {
+        let members = message.map_or(String::new(), |text| {
+            format!(",\"message\":{}", super::record::json_text(text))
+        });
+        let mut args = Args::default();
+        args.show(actor)
+            .push("requested")
+            .push(cause.unwrap_or_default())
+            .push(members);
+        for task in tasks {
+            args.show(task);
+        }
+        let (_, mut rest) = worded(self.call(Function::Cancel, partition, args).await?, "cancel")?;
+        words(rest.next(), "cancel", |word| match word {
+            "ok" => Some(Cancelled::Ok),
+            "terminal" => Some(Cancelled::Terminal),
+            "missing" => Some(Cancelled::Missing),
+            _ => None,
+        })
+    }
+
+    /// Says that a replica lives and what it holds.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; calling again is safe.
+    pub async fn beat(&self, partition: Partition, replica: ReplicaId, beat: &Beat) -> Result<BeatReply, StoreError> {
+        let mut args = Args::default();
+        args.show(replica)
+            .show(beat.number)
+            .push(beat.since_ms.map_or("-1".to_owned(), |since_ms| since_ms.to_string()))
+            .show(beat.busy)
+            .show(beat.workers)
+            .show(beat.completed)
+            .show(beat.failed)
+            .flag(beat.renew_names);
+        for (task, attempt) in &beat.held {
+            if task.partition() == partition {
+                args.show(task).show(attempt);
+            }
+        }
+        let (word, mut rest) = worded(self.call(Function::Beat, partition, args).await?, "beat")?;
+        if word == "stranger" {
+            return Ok(BeatReply::Stranger);
+        }
+        let gone = rest.next().and_then(items).ok_or(StoreError::Protocol("beat"))?;
+        let gone = gone.iter().filter_map(text).filter_map(|id| id.parse().ok()).collect();
+        Ok(BeatReply::Ok {
+            gone,
+            lost: claimed(rest.next(), "beat")?,
+        })
+    }
+
+    /// Takes back what `victim` held, provided its beat is still the one that the caller saw.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; calling again is safe.
+    pub async fn takeover(
+        &self,
+        partition: Partition,
+        replica: ReplicaId,
+        victim: &str,
+        seen_beat: &str,
+        limit: u32,
+    ) -> Result<Takeover, StoreError> {
+        let mut args = Args::default();
+        args.show(replica).push(victim).push(seen_beat).show(limit);
+        let (word, mut rest) = worded(self.call(Function::Takeover, partition, args).await?, "takeover")?;
+        if word == "alive" {
+            return Ok(Takeover::Alive);
+        }
+        let moved = rest.next().as_ref().and_then(integer).unwrap_or_default();
+        let is_done = rest.next().as_ref().and_then(text) == Some("1");
+        Ok(Takeover::Ok(u64::try_from(moved).unwrap_or_default(), is_done))
+    }
+
+    /// Says goodbye; `false` when the replica still holds tasks.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; calling again is safe.
+    pub async fn leave(&self, partition: Partition, replica: ReplicaId, announce: bool) -> Result<bool, StoreError> {
+        let mut args = Args::default();
+        args.show(replica).flag(announce);
+        let (word, _) = worded(self.call(Function::Leave, partition, args).await?, "leave")?;
+        Ok(word == "ok")
+    }
+
+    /// Queues delayed tasks that are due; answers how many, and how long until the next.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; calling again is safe.
+    pub async fn promote(
+        &self,
+        partition: Partition,
+        replica: ReplicaId,
+        limit: u32,
+    ) -> Result<(u64, Option<u64>), StoreError> {
+        let mut args = Args::default();
+        args.show(replica).show(limit);
+        let (_, mut rest) = worded(self.call(Function::Promote, partition, args).await?, "promote")?;
+        let mut number = || {
+            rest.next()
+                .as_ref()
+                .and_then(integer)
+                .ok_or(StoreError::Protocol("promote"))
+        };
+        Ok((
+            u64::try_from(number()?).unwrap_or_default(),
+            u64::try_from(number()?).ok(),
+        ))
+    }
+
+    /// Keeps inbound events that can not be accepted, and says why on the log.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; calling again is safe.
+    pub async fn reject(
+        &self,
+        partition: Partition,
+        replica: ReplicaId,
+        refusals: &[Refusal],
+    ) -> Result<(), StoreError> {
+        let mut args = Args::default();
+        args.show(replica);
+        for refusal in refusals {
+            args.push(refusal.subject.as_str())
+                .push(if refusal.is_command { "command" } else { "trigger" })
+                .push(refusal.event_id.as_str())
+                .push(refusal.correlation_id.as_str())
+                .push(refusal.reason.as_str())
+                .push(refusal.errors.as_str())
+                .push(refusal.members.as_str())
+                .push(refusal.original.clone());
+        }
+        worded(self.call(Function::Reject, partition, args).await?, "reject").map(drop)
+    }
+
+    /// One consistent look at a partition's counters.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotJoined`] as long as no replica has ever run.
+    pub async fn statistics(&self, partition: Partition) -> Result<Statistics, StoreError> {
+        const NAME: &str = "statistics";
+        let mut args = Args::default();
+        args.push("-");
+        let (_, mut rest) = worded(self.call(Function::Statistics, partition, args).await?, NAME)?;
+        let mut next = || rest.next().ok_or(StoreError::Protocol(NAME));
+        let list = |value| items(value).ok_or(StoreError::Protocol(NAME));
+        let count = |value: &Value| {
+            integer(value)
+                .and_then(|number| u64::try_from(number).ok())
+                .unwrap_or_default()
+        };
+        let mut statistics = Statistics::default();
+        let counters = list(next()?)?;
+        for pair in counters.chunks_exact(2) {
+            statistics
+                .counters
+                .push((text(&pair[0]).unwrap_or_default().to_owned(), count(&pair[1])));
+        }
+        for row in list(next()?)? {
+            let mut row = list(row)?.into_iter();
+            let name = row.next().and_then(string).ok_or(StoreError::Protocol(NAME))?;
+            let mut ranks = [(0, 0); 4];
+            for (rank, cell) in ranks.iter_mut().zip(row) {
+                let cell = list(cell)?;
+                *rank = (cell.first().map_or(0, count), cell.get(1).map_or(0, count));
+            }
+            statistics.queues.push((name, ranks));
+        }
+        statistics.oldest_ms = integer(&next()?).filter(|ms| *ms >= 0);
+        statistics.ended_last_minute = count(&next()?);
+        statistics.dead_letters = count(&next()?);
+        for row in list(next()?)? {
+            let mut texts = list(row)?.into_iter().filter_map(string);
+            let id = texts.next().ok_or(StoreError::Protocol(NAME))?;
+            let mut fields = Vec::new();
+            while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
+                fields.push((name, value));
+            }
+            statistics.replicas.push((id, fields));
+        }
+        Ok(statistics)
+    }
+
+    /// Changes a limit for all replicas at once.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; calling again is safe.
+    pub async fn set_limits(
+        &self,
+        partition: Partition,
+        actor: ReplicaId,
+        max_size: Option<u64>,
+        max_running: Option<u64>,
+    ) -> Result<(), StoreError> {
+        let optional = |limit: Option<u64>| limit.map_or(String::new(), |limit| limit.to_string());
+        let mut args = Args::default();
+        args.show(actor).push(optional(max_size)).push(optional(max_running));
+        worded(self.call(Function::Limits, partition, args).await?, "limits").map(drop)
+    }
+}
+
+/// A list of words, each read by `read`.
+fn words<T>(
+    value: Option<Value>,
+    function: &'static str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<Vec<T>, StoreError> {
+    let list = value.and_then(items).ok_or(StoreError::Protocol(function))?;
+    list.iter()
+        .map(|word| text(word).and_then(&read).ok_or(StoreError::Protocol(function)))
+        .collect()
+}
+
+/// A list of tasks that were handed out.
+fn claimed(value: Option<Value>, function: &'static str) -> Result<Vec<Claimed>, StoreError> {
+    let list = value.and_then(items).ok_or(StoreError::Protocol(function))?;
+    list.into_iter()
+        .map(|row| items(row).and_then(one_claimed).ok_or(StoreError::Protocol(function)))
+        .collect()
+}
+
+fn one_claimed(row: Vec<Value>) -> Option<Claimed> {
+    let mut row = row.into_iter();
+    let task_id = text(&row.next()?)?.parse().ok()?;
+    let mut number = || row.next().as_ref().and_then(integer);
+    let attempt = u32::try_from(number()?).ok()?;
+    let slot = u16::try_from(number()?).ok()?;
+    let retry_count = u32::try_from(number()?).ok()?;
+    let max_retries = u32::try_from(number()?).ok()?;
+    Some(Claimed {
+        task_id,
+        attempt,
+        slot,
+        retry_count,
+        max_retries,
+        body: row.next().and_then(string)?,
+    })
+}

@@ -1,0 +1,148 @@
+//! Every name in Redis, made in one place.
+
+use crate::domain::id::{Name, Partition, QueueName, ReplicaId, TaskId};
+use crate::domain::priority::Priority;
+
+/// The prefix that all keys start with, `waooaw` by default.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    /// Keys under `prefix`, which must hold no braces.
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    /// The stream that agents publish triggers to.
+    #[must_use]
+    pub fn triggers(&self) -> String {
+        format!("{}:triggers", self.prefix)
+    }
+
+    /// The stream of events about something that exists.
+    #[must_use]
+    pub fn commands(&self) -> String {
+        format!("{}:commands", self.prefix)
+    }
+
+    /// The short-lived stream of metrics snapshots.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        format!("{}:metrics", self.prefix)
+    }
+
+    /// A key of one partition.
+    fn of(&self, partition: Partition, name: &str) -> String {
+        format!("{}:{{{partition}}}:{name}", self.prefix)
+    }
+
+    /// What the partition knows of itself.
+    #[must_use]
+    pub fn meta(&self, partition: Partition) -> String {
+        self.of(partition, "meta")
+    }
+
+    /// A key that never exists.
+    #[must_use]
+    pub fn none(&self, partition: Partition) -> String {
+        self.of(partition, "none")
+    }
+
+    /// The log of lifecycle events.
+    #[must_use]
+    pub fn events(&self, partition: Partition) -> String {
+        self.of(partition, "events")
+    }
+
+    /// The stream that wakes replicas.
+    #[must_use]
+    pub fn bell(&self, partition: Partition) -> String {
+        self.of(partition, "bell")
+    }
+
+    /// The replicas that live, with their beats.
+    #[must_use]
+    pub fn beats(&self, partition: Partition) -> String {
+        self.of(partition, "beats")
+    }
+
+    /// The queue names.
+    #[must_use]
+    pub fn queues(&self, partition: Partition) -> String {
+        self.of(partition, "queues")
+    }
+
+    /// The delayed tasks.
+    #[must_use]
+    pub fn timers(&self, partition: Partition) -> String {
+        self.of(partition, "timers")
+    }
+
+    /// What waits in one queue at one priority.
+    #[must_use]
+    pub fn queue(&self, partition: Partition, queue: &QueueName, priority: Priority) -> String {
+        self.of(partition, &format!("queue:{queue}:{}", priority.key_part()))
+    }
+
+    /// A task's record.
+    #[must_use]
+    pub fn task(&self, id: TaskId) -> String {
+        self.of(id.partition(), &format!("t:{id}"))
+    }
+
+    /// The errors of a task's earlier attempts.
+    #[must_use]
+    pub fn attempts(&self, id: TaskId) -> String {
+        self.of(id.partition(), &format!("x:{id}"))
+    }
+
+    /// The tasks of a workflow, in order of creation.
+    #[must_use]
+    pub fn group(&self, workflow: &Name, partitions: u16) -> String {
+        self.of(
+            Partition::of_name(workflow.as_str(), partitions),
+            &format!("group:{workflow}"),
+        )
+    }
+
+    /// What a replica reports of itself.
+    #[must_use]
+    pub fn replica(&self, partition: Partition, replica: &ReplicaId) -> String {
+        self.of(partition, &format!("replica:{replica}"))
+    }
+
+    /// The dead letters by time.
+    #[must_use]
+    pub fn dead(&self, partition: Partition) -> String {
+        self.of(partition, "dead")
+    }
+
+    /// One dead letter.
+    #[must_use]
+    pub fn dead_letter(&self, partition: Partition, id: &str) -> String {
+        self.of(partition, &format!("dead:{id}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_the_contract() {
+        let keys = Keys::new("waooaw");
+        let zero = Partition::default();
+        assert_eq!(keys.triggers(), "waooaw:triggers");
+        assert_eq!(keys.commands(), "waooaw:commands");
+        assert_eq!(keys.events(zero), "waooaw:{0}:events");
+        assert_eq!(
+            keys.queue(zero, &QueueName::default(), Priority::High),
+            "waooaw:{0}:queue:default:high"
+        );
+    }
+}

@@ -1,0 +1,141 @@
+//! The function library: its source, its name and the names of its functions.
+//!
+//! Function names are global in Redis and a library is replaced as a whole, so both carry the schema number and a
+//! fingerprint of the source: replicas of two releases run side by side, each with its own library.
+
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use sha2::{Digest, Sha256};
+
+/// The layout of the keys that the functions read and write.
+pub const SCHEMA: &str = "1";
+
+/// The parts in the order in which later ones use earlier ones; the last gives the functions their names.
+const PARTS: [&str; 19] = [
+    include_str!("lua/context.lua"),
+    include_str!("lua/record.lua"),
+    include_str!("lua/event.lua"),
+    include_str!("lua/queue.lua"),
+    include_str!("lua/take.lua"),
+    include_str!("lua/join.lua"),
+    include_str!("lua/create.lua"),
+    include_str!("lua/claim.lua"),
+    include_str!("lua/settle.lua"),
+    include_str!("lua/cancel.lua"),
+    include_str!("lua/beat.lua"),
+    include_str!("lua/takeover.lua"),
+    include_str!("lua/leave.lua"),
+    include_str!("lua/promote.lua"),
+    include_str!("lua/reject.lua"),
+    include_str!("lua/acknowledge.lua"),
+    include_str!("lua/statistics.lua"),
+    include_str!("lua/limits.lua"),
+    include_str!("lua/register.lua"),
+];
+
+/// The library as Redis loads it.
+pub struct Library {
+    /// Its name, which is also the prefix of its functions' names.
+    pub name: String,
+    /// Its whole source.
+    pub source: String,
+}
+
+/// The library of this release.
+pub static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
+    let mut hash = Sha256::new();
+    for part in PARTS {
+        hash.update(part.as_bytes());
+    }
+    let mut name = format!("waooaw_{SCHEMA}_");
+    for byte in &hash.finalize()[..4] {
+        // Writing to a string does not fail.
+        write!(name, "{byte:02x}").unwrap_or_default();
+    }
+    let source = format!("#!lua name={name}\nlocal LIBRARY = '{name}'\n{}", PARTS.join("\n"));
+    Library { name, source }
+});
+
+/// The functions of the library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Function {
+    /// A replica makes itself known.
+    Join,
+    /// Makes tasks.
+    Create,
+    /// Hands out work.
+    Claim,
+    /// Ends attempts and hands out work.
+    Settle,
+    /// Stops tasks.
+    Cancel,
+    /// A replica says that it lives.
+    Beat,
+    /// Takes back what a silent replica held.
+    Takeover,
+    /// A replica says goodbye.
+    Leave,
+    /// Queues delayed tasks that are due.
+    Promote,
+    /// Keeps inbound events that can not be accepted.
+    Reject,
+    /// Takes inbound events off their stream.
+    Acknowledge,
+    /// Removes an idle consumer of an inbound stream.
+    Forget,
+    /// One consistent look at the counters.
+    Statistics,
+    /// Changes a limit at run time.
+    Limits,
+}
+
+impl Function {
+    /// Its name behind the library's.
+    #[must_use]
+    pub const fn short_name(self) -> &'static str {
+        match self {
+            Self::Join => "join",
+            Self::Create => "create",
+            Self::Claim => "claim",
+            Self::Settle => "settle",
+            Self::Cancel => "cancel",
+            Self::Beat => "beat",
+            Self::Takeover => "takeover",
+            Self::Leave => "leave",
+            Self::Promote => "promote",
+            Self::Reject => "reject",
+            Self::Acknowledge => "acknowledge",
+            Self::Forget => "forget",
+            Self::Statistics => "statistics",
+            Self::Limits => "limits",
+        }
+    }
+
+    /// Its name in Redis.
+    #[must_use]
+    pub fn name(self) -> String {
+        format!("{}_{}", LIBRARY.name, self.short_name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_of_the_functions_is_the_one_that_rust_speaks() {
+        assert!(LIBRARY.source.contains(&format!("local SCHEMA = '{SCHEMA}'")));
+    }
+
+    #[test]
+    fn every_part_explains_itself() {
+        for part in PARTS {
+            assert!(
+                part.starts_with("--[[\n"),
+                "{}",
+                part.lines().next().unwrap_or_default()
+            );
+        }
+    }
+}

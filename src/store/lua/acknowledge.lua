@@ -1,0 +1,45 @@
+--[[
+acknowledge: takes inbound events that were acted upon off their stream.
+
+KEYS    1 stream  stream  waooaw:triggers or waooaw:commands
+ARGV    1 group  2... entry ids
+Returns how many were still pending. Entries in front of the oldest pending one are trimmed together, which is far
+        cheaper than deleting each; those behind it are deleted singly only when they pile up. O(entries).
+]]
+-- How many finished entries may stand behind an unfinished one before they are deleted one by one.
+local PILE = 10000
+
+local function acknowledge(keys, args)
+  local stream, group = keys[1], args[1]
+  local acknowledged = 0
+  for first = 2, #args, CHUNK do
+    acknowledged = acknowledged + redis.call('XACK', stream, group, unpack(args, first, math.min(first + CHUNK - 1, #args)))
+  end
+  local pending = redis.call('XPENDING', stream, group, '-', '+', 1)[1]
+  if pending then
+    redis.call('XTRIM', stream, 'MINID', '=', pending[1])
+  else
+    for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+      local fields = {}
+      for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
+      if fields['name'] == group then
+        local ms, seq = string.match(fields['last-delivered-id'], '^(%d+)-(%d+)$')
+        redis.call('XTRIM', stream, 'MINID', '=', string.format('%s-%d', ms, tonumber(seq) + 1))
+      end
+    end
+  end
+  if pending and redis.call('XLEN', stream) > PILE then
+    for first = 2, #args, CHUNK do
+      redis.call('XDEL', stream, unpack(args, first, math.min(first + CHUNK - 1, #args)))
+    end
+  end
+  return acknowledged
+end
+
+-- forget: removes a consumer of an inbound stream that has nothing pending; see leave.
+local function forget(keys, args)
+  local pending = redis.pcall('XPENDING', keys[1], args[1], '-', '+', 1, args[2])
+  if pending.err or #pending > 0 then return { 'busy' } end
+  redis.pcall('XGROUP', 'DELCONSUMER', keys[1], args[1], args[2])
+  return { 'ok' }
+end

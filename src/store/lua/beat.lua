@@ -1,0 +1,80 @@
+--[[
+beat: a replica says that it lives and what it holds, and learns what is not its own any more and what it holds
+unknowingly.
+
+KEYS    1 meta    hash    the partition's schema, limits and counters
+        2 none    -       never exists
+ARGV    1 replica  2 beat (counts up)  3 since_ms (pending entries idle for at least this long should be known to the
+        replica; -1 = do not look)  4 busy slots  5 workers  6 completed  7 failed  8 register names again ('1' or '0')
+        9... task_id, attempt of everything it holds
+Returns { 'ok', gone, lost } | { 'stranger' } (nobody knows the replica: it must join anew) | { 'schema', found }.
+        gone: ids that are not the replica's any more; lost: claimed for it by a call whose answer it never got, in
+        the form that claim answers. O(held tasks + streams).
+]]
+-- All streams that tasks may be delivered from.
+local function all_streams(ctx)
+  local streams = {}
+  for _, queue in ipairs(queue_names(ctx)) do
+    for rank = 0, 3 do streams[#streams + 1] = queue_stream(ctx, queue, rank) end
+  end
+  for _, name in ipairs(redis.call('SMEMBERS', ctx.prefix .. 'parks')) do
+    for rank = 0, 3 do streams[#streams + 1] = park_stream(ctx, name, rank) end
+  end
+  return streams
+end
+
+-- Entries of a stream that are delivered to a consumer and not finished; nothing where the group is missing.
+local function pending_of(stream, consumer, count)
+  local reply = redis.pcall('XPENDING', stream, GROUP, '-', '+', count, consumer)
+  if reply.err then return {} end
+  return reply
+end
+
+local function task_of_entry(stream, id)
+  local entry = redis.call('XRANGE', stream, id, id)[1]
+  return entry and entry[2] and entry[2][2]
+end
+
+local function beat(keys, args)
+  local ctx, refusal = open(keys, args[1])
+  if not ctx then return refusal end
+  local replica, since_ms = args[1], tonumber(args[3])
+  if redis.call('HEXISTS', ctx.prefix .. 'beats', replica) == 0 then return { 'stranger' } end
+  redis.call('HSET', ctx.prefix .. 'beats', replica, args[2])
+  redis.call('HSET', ctx.prefix .. 'replica:' .. replica, 'seen_ms', string.format('%d', ctx.now), 'busy', args[4],
+    'workers', args[5], 'completed', args[6], 'failed', args[7])
+  if args[8] == '1' then
+    for _, name in ipairs(redis.call('SMEMBERS', ctx.prefix .. 'can:' .. replica)) do
+      redis.call('ZADD', ctx.prefix .. 'handlers', ctx.now, name)
+    end
+  end
+
+  local ids, held, gone = {}, {}, {}
+  for i = 9, #args, 2 do
+    ids[#ids + 1] = args[i]
+    held[args[i]] = tonumber(args[i + 1])
+  end
+  local records = load_records(ctx, ids)
+  for i, id in ipairs(ids) do
+    local h = read_header(records[i])
+    if not h or h[STATE] ~= RUNNING or h[OWNER] ~= replica or h[ATTEMPT] ~= held[id] then gone[#gone + 1] = id end
+  end
+
+  local lost = {}
+  if since_ms >= 0 then
+    for _, stream in ipairs(all_streams(ctx)) do
+      for _, pending in ipairs(pending_of(stream, replica, 1000)) do
+        local id = pending[3] >= since_ms and task_of_entry(stream, pending[1])
+        if id and not held[id] then
+          local raw = redis.call('GET', task_key(ctx, id))
+          local h = read_header(raw)
+          if h and h[STATE] == RUNNING and h[OWNER] == replica then
+            lost[#lost + 1] = { id, h[ATTEMPT], h[SLOT], h[RETRIES], h[MAX_RETRIES],
+              string.sub(raw, HEADER_BYTES + 1, HEADER_BYTES + h[BODY]) }
+          end
+        end
+      end
+    end
+  end
+  return { 'ok', gone, lost }
+end

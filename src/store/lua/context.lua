@@ -1,0 +1,90 @@
+--[[
+context: what every function begins and ends with.
+
+`open` reads the partition's own hash once: schema number, limits and counters. Functions count on the copy and `close`
+writes back what changed, so a batch of any size costs one read and one write. Records that changed are gathered too and
+leave in one MSET. Nothing here decides anything.
+]]
+local SCHEMA = '1'
+local FIELDS = {
+  'schema', 'max_size', 'max_running', 'overdue_ms', 'p0', 'p1', 'p2', 'p3',
+  'running', 'completed', 'failed', 'timeout', 'cancelled', 'duration_ms', 'served', 'parked',
+}
+-- The first of FIELDS that is a counter.
+local FIRST_COUNTER = 5
+-- Lua refuses to unpack more values than its C stack holds; a batch is cut well below that.
+local CHUNK = 1000
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Days to date after Howard Hinnant, https://howardhinnant.github.io/date_algorithms.html#civil_from_days
+local function iso(ms)
+  local floor = math.floor
+  local days = floor(ms / 86400000)
+  local rest = ms - days * 86400000
+  local z = days + 719468
+  local era = floor(z / 146097)
+  local doe = z - era * 146097
+  local yoe = floor((doe - floor(doe / 1460) + floor(doe / 36524) - floor(doe / 146096)) / 365)
+  local doy = doe - (365 * yoe + floor(yoe / 4) - floor(yoe / 100))
+  local mp = floor((5 * doy + 2) / 153)
+  local day = doy - floor((153 * mp + 2) / 5) + 1
+  local month = mp < 10 and mp + 3 or mp - 9
+  local year = yoe + era * 400 + (month <= 2 and 1 or 0)
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03dZ', year, month, day, floor(rest / 3600000),
+    floor(rest / 60000) % 60, floor(rest / 1000) % 60, rest % 1000)
+end
+
+-- The context of one call, or nil and a reply when the partition does not speak this schema.
+local function open(keys, replica)
+  local meta = keys[1]
+  local values = redis.call('HMGET', meta, unpack(FIELDS))
+  if values[1] ~= SCHEMA then return nil, { 'schema', values[1] or '' } end
+  local ctx = {
+    meta = meta,
+    prefix = string.sub(meta, 1, -5),
+    replica = replica,
+    source = 'orchestration-runtime/' .. replica,
+    now = now_ms(),
+    max_size = tonumber(values[2]) or 1000,
+    max_running = tonumber(values[3]) or 0,
+    overdue_ms = tonumber(values[4]) or 0,
+    writes = {},
+    retired = {},
+  }
+  ctx.iso = iso(ctx.now)
+  ctx.events = ctx.prefix .. 'events'
+  local count, before = {}, {}
+  for i = FIRST_COUNTER, #FIELDS do
+    local value = tonumber(values[i]) or 0
+    count[FIELDS[i]], before[i] = value, value
+  end
+  ctx.count, ctx.before = count, before
+  return ctx
+end
+
+-- Writes the gathered records.
+local function flush(ctx)
+  local writes = ctx.writes
+  for first = 1, #writes, CHUNK do
+    redis.call('MSET', unpack(writes, first, math.min(first + CHUNK - 1, #writes)))
+  end
+  ctx.writes = {}
+end
+
+-- Writes the gathered records and the counters that changed.
+local function close(ctx)
+  flush(ctx)
+  local changed = { 'HSET', ctx.meta }
+  for i = FIRST_COUNTER, #FIELDS do
+    local value = ctx.count[FIELDS[i]]
+    if value ~= ctx.before[i] then
+      changed[#changed + 1] = FIELDS[i]
+      changed[#changed + 1] = string.format('%d', value)
+    end
+  end
+  if #changed > 2 then redis.call(unpack(changed)) end
+end

@@ -1,0 +1,39 @@
+--[[
+event: appends one lifecycle event to the partition's log.
+
+Payloads are put together from parts that are JSON already. The event is written by the same call as the change it
+tells of, so log and state can not disagree.
+]]
+
+-- `cause` is the event_id of what directly caused this one; nil stands for the subject's event before.
+local function emit(ctx, kind, subject, seq, correlation, cause, payload, trace)
+  local event_id = string.format('%s/%d', subject, seq)
+  if not cause then cause = string.format('%s/%d', subject, seq - 1) end
+  if not trace or trace == '' then
+    redis.call('XADD', ctx.events, '*', 'event_type', kind, 'source_agent', ctx.source, 'event_id', event_id,
+      'correlation_id', correlation, 'causation_id', cause, 'timestamp', ctx.iso, 'payload', payload)
+    return
+  end
+  local parent, state = string.match(trace, '^([^\31]*)\31?(.*)$')
+  local entry = { 'XADD', ctx.events, '*', 'event_type', kind, 'source_agent', ctx.source, 'event_id', event_id,
+    'correlation_id', correlation, 'causation_id', cause, 'timestamp', ctx.iso, 'payload', payload, 'traceparent', parent }
+  if state ~= '' then
+    entry[#entry + 1] = 'tracestate'
+    entry[#entry + 1] = state
+  end
+  redis.call(unpack(entry))
+end
+
+-- An event of a task: what all of them carry, then `rest`, which is JSON members without braces.
+local function emit_task(ctx, kind, id, h, head, correlation, trace, rest, cause)
+  h[SEQ] = h[SEQ] + 1
+  emit(ctx, kind, id, h[SEQ], correlation, cause,
+    '{"task_id":"' .. id .. '",' .. head .. ',"attempt":' .. h[ATTEMPT] .. ',' .. rest .. '}', trace)
+end
+
+-- An event of a replica about itself or its pool; a replica's own events cause themselves.
+local function emit_replica(ctx, subject, kind, rest)
+  local seq = redis.call('HINCRBY', ctx.prefix .. 'replica:' .. subject, 'seq', 1)
+  local event_id = string.format('%s/%d', subject, seq)
+  emit(ctx, kind, subject, seq, event_id, event_id, '{"replica":"' .. subject .. '",' .. rest .. '}')
+end

@@ -1,0 +1,35 @@
+--[[
+join: a replica makes itself known, and the partition's keys are made where they are missing.
+
+KEYS    1 meta    hash    the partition's schema, limits and counters
+        2 none    -       never exists; makes a half-migrated slot answer TRYAGAIN
+ARGV    1 replica  2 partitions  3 max_size or ''  4 max_running or ''  5 workers ('' only makes the keys: the caller
+        publishes or asks, and never holds a task)  6 started_at (RFC 3339)  7 announce ('1' or '0')  8... names of the tasks it can run
+Returns { 'ok' } | { 'schema', found } | { 'partitions', found }; writes nothing unless ok. O(names).
+]]
+local function join(keys, args)
+  local meta, replica = keys[1], args[1]
+  local found = redis.call('HMGET', meta, 'schema', 'partitions', 'limits_set')
+  if found[1] and found[1] ~= SCHEMA then return { 'schema', found[1] } end
+  if found[2] and found[2] ~= args[2] then return { 'partitions', found[2] } end
+  redis.call('HSET', meta, 'schema', SCHEMA, 'partitions', args[2])
+  if not found[3] then
+    if args[3] ~= '' then redis.call('HSET', meta, 'max_size', args[3]) end
+    if args[4] ~= '' then redis.call('HSET', meta, 'max_running', args[4]) end
+  end
+  local ctx = open(keys, replica)
+  ensure_queue(ctx, 'default')
+  if args[5] == '' then return { 'ok' } end
+  redis.call('HSETNX', ctx.prefix .. 'beats', replica, 0)
+  redis.call('HSET', ctx.prefix .. 'replica:' .. replica, 'workers', args[5], 'started_at', args[6], 'seen_ms',
+    string.format('%d', ctx.now))
+  for i = 8, #args do
+    redis.call('SADD', ctx.prefix .. 'can:' .. replica, args[i])
+    redis.call('ZADD', ctx.prefix .. 'handlers', ctx.now, args[i])
+  end
+  if args[7] == '1' then
+    emit_replica(ctx, replica, 'orchestration.worker_pool.status', '"state":"joined","workers":' .. args[5])
+  end
+  ring(ctx, 'joined', replica)
+  return { 'ok' }
+end

@@ -1,0 +1,32 @@
+--[[
+promote: queues delayed tasks whose time has come.
+
+KEYS    1 meta    hash    the partition's schema, limits and counters
+        2 none    -       never exists
+ARGV    1 replica  2 limit
+Returns { 'ok', promoted, next_ms (until the next is due; -1 when none waits) } | { 'schema', found }. O(limit log timers).
+]]
+local function promote(keys, args)
+  local ctx, refusal = open(keys, args[1])
+  if not ctx then return refusal end
+  local timers = ctx.prefix .. 'timers'
+  local ids = redis.call('ZRANGEBYSCORE', timers, '-inf', ctx.now, 'LIMIT', 0, args[2])
+  local records = load_records(ctx, ids)
+  for i, id in ipairs(ids) do
+    local raw = records[i]
+    local h = read_header(raw)
+    if h and h[STATE] == PENDING and h[PLACE] == DELAYED then
+      local queue = read_body(raw)
+      enqueue(ctx, id, h, queue)
+      save(ctx, id, raw, h)
+    end
+  end
+  for first = 1, #ids, CHUNK do
+    redis.call('ZREM', timers, unpack(ids, first, math.min(first + CHUNK - 1, #ids)))
+  end
+  close(ctx)
+  local head = redis.call('ZRANGE', timers, 0, 0, 'WITHSCORES')
+  local next_ms = -1
+  if head[2] then next_ms = math.max(0, tonumber(head[2]) - ctx.now) end
+  return { 'ok', #ids, next_ms }
+end

@@ -1,0 +1,64 @@
+--[[
+record: one task as one string, a header of fixed width that changes and a body that does not.
+
+A string, since MGET and MSET move a whole batch in one command each; as hashes the same batch costs three times the
+CPU. The body is `queue \n head \n correlation_id \n trace \n spec`, where head is the part of the payload that all events
+of the task share, already JSON, and spec is JSON that passes through untouched. Behind the body stands the result of a
+completed task, or the error of a failed one. What few tasks need (the errors of earlier attempts) is in a hash beside it.
+`src/store/record.rs` reads the same layout.
+]]
+local HEADER = '>BBBBI4I3I3I4I6I4c10HI6I6I6I4'
+local HEADER_BYTES = 62
+local STATE, PLACE, RANK, LOSSES, ATTEMPT, RETRIES, MAX_RETRIES, SEQ = 1, 2, 3, 4, 5, 6, 7, 8
+local ENTRY_MS, ENTRY_SEQ, OWNER, SLOT, CREATED, STARTED, FINISHED, BODY = 9, 10, 11, 12, 13, 14, 15, 16
+local PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT, CANCELLED = 80, 82, 67, 70, 84, 88
+local STATE_NAMES = { [80] = 'PENDING', [82] = 'RUNNING', [67] = 'COMPLETED', [70] = 'FAILED', [84] = 'TIMEOUT', [88] = 'CANCELLED' }
+-- Where a pending task waits: in its queue, parked until a replica with its handler asks, or delayed.
+local QUEUED, PARKED, DELAYED = 81, 75, 68
+local NOBODY = '----------'
+-- Above this size a change of the header is written in place instead of rewriting the whole string.
+local SMALL_BYTES = 2048
+
+local function task_key(ctx, id) return ctx.prefix .. 't:' .. id end
+
+-- The header as an array (see the index names above), or nil when there is no record.
+local function read_header(raw)
+  if not raw then return nil end
+  return { struct.unpack(HEADER, raw) }
+end
+
+-- queue, head, correlation_id, trace
+local function read_body(raw)
+  return string.match(raw, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n', HEADER_BYTES + 1)
+end
+
+local function pack_header(h)
+  return struct.pack(HEADER, unpack(h, 1, BODY))
+end
+
+-- Gathers the changed header for `flush`, with `tail` (a result or an error, as JSON) behind the body where given.
+local function save(ctx, id, raw, h, tail)
+  local key = task_key(ctx, id)
+  local header = pack_header(h)
+  if #raw <= SMALL_BYTES then
+    local writes = ctx.writes
+    local body = string.sub(raw, HEADER_BYTES + 1, HEADER_BYTES + h[BODY])
+    writes[#writes + 1] = key
+    writes[#writes + 1] = tail and (header .. body .. tail) or (header .. body)
+  else
+    redis.call('SETRANGE', key, 0, header)
+    if tail then redis.call('APPEND', key, tail) end
+  end
+end
+
+-- The records of a list of ids, in order; false where there is none.
+local function load_records(ctx, ids)
+  local found = {}
+  for first = 1, #ids, CHUNK do
+    local keys = {}
+    for i = first, math.min(first + CHUNK - 1, #ids) do keys[#keys + 1] = task_key(ctx, ids[i]) end
+    local values = redis.call('MGET', unpack(keys))
+    for i = 1, #values do found[first + i - 1] = values[i] end
+  end
+  return found
+end

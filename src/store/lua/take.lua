@@ -1,0 +1,200 @@
+--[[
+take: gives waiting tasks to free slots; the common end of every function that can hand out work.
+
+Strict priority, first in first out within one, with one exception: while a lower priority's oldest entry has waited
+longer than `max_wait_ms`, every eighth task served is the oldest such entry. Tasks are marked RUNNING only here, one
+for one with a free slot of the caller.
+]]
+local RESCUE_EVERY = 8
+-- How long the answer "nothing is overdue" is believed.
+local RESCUE_CHECK_MS = 100
+
+-- Slots from text such as "0,1,5".
+local function parse_slots(text)
+  local slots = {}
+  for slot in string.gmatch(text, '%d+') do slots[#slots + 1] = tonumber(slot) end
+  return slots
+end
+
+-- The queues by name, in a stable order.
+local function queue_names(ctx)
+  local names = redis.call('SMEMBERS', ctx.prefix .. 'queues')
+  if #names > 1 then table.sort(names) end
+  return names
+end
+
+-- Whether the caller runs tasks of this name; `any` callers run all.
+local function can_run(ctx, request, name)
+  if request.any then return true end
+  local known = request.known
+  if known[name] == nil then
+    known[name] = redis.call('SISMEMBER', ctx.prefix .. 'can:' .. ctx.replica, name) == 1
+  end
+  return known[name]
+end
+
+-- The streams of one priority that the caller may take from; parked tasks waited longer, so they stand first.
+local function streams_of_rank(ctx, request, rank)
+  local streams = {}
+  if ctx.count.parked > 0 then
+    if not request.parks then
+      request.parks = redis.call('SMEMBERS', ctx.prefix .. 'parks')
+      table.sort(request.parks)
+    end
+    for _, name in ipairs(request.parks) do
+      if can_run(ctx, request, name) then
+        streams[#streams + 1] = { key = park_stream(ctx, name, rank), parked = true }
+      end
+    end
+  end
+  for _, name in ipairs(request.queues) do
+    streams[#streams + 1] = { key = queue_stream(ctx, name, rank) }
+  end
+  return streams
+end
+
+-- Delivers up to `count` entries of a stream to the caller's consumer.
+local function deliver(ctx, key, count)
+  local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, ctx.replica, 'COUNT', count, 'STREAMS', key, '>')
+  if not reply then return {} end
+  if reply.err then
+    -- Somebody removed the group or the stream; the repair is to make it anew.
+    make_group(key)
+    return {}
+  end
+  return reply[1][2]
+end
+
+-- When the oldest entry that nobody has yet been given entered the stream, ms; nil when none waits.
+local function oldest_waiting(key)
+  local first = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+  if not first then return nil end
+  return tonumber(string.match(first[1], '^%d+')), first[1]
+end
+
+local function undelivered_since(key)
+  local groups = redis.pcall('XINFO', 'GROUPS', key)
+  if groups.err then return nil end
+  for _, group in ipairs(groups) do
+    local fields = {}
+    for i = 1, #group, 2 do fields[group[i]] = group[i + 1] end
+    if fields['name'] == GROUP then
+      local head = redis.call('XRANGE', key, '(' .. fields['last-delivered-id'], '+', 'COUNT', 1)[1]
+      return head and tonumber(string.match(head[1], '^%d+'))
+    end
+  end
+  return nil
+end
+
+-- The stream below the highest priority whose head has waited longest, when that is too long; else nil.
+local function most_overdue(ctx, request)
+  local limit = ctx.now - request.max_wait_ms
+  local found, since
+  for rank = 1, 3 do
+    for _, stream in ipairs(streams_of_rank(ctx, request, rank)) do
+      local oldest = oldest_waiting(stream.key)
+      -- The first entry may be one that runs; only when it is old is the exact head worth asking for.
+      if oldest and oldest <= limit then
+        local head = undelivered_since(stream.key)
+        if head and head <= limit and (not since or head < since) then found, since = stream, head end
+      end
+    end
+  end
+  return found
+end
+
+-- Turns delivered entries into running tasks; what the caller can not run is parked, what is stale is dropped.
+local function start(ctx, request, entries, stream, started)
+  if #entries == 0 then return end
+  local ids = {}
+  for i, entry in ipairs(entries) do ids[i] = entry[2] and entry[2][2] or '' end
+  local records = load_records(ctx, ids)
+  for i, entry in ipairs(entries) do
+    local id, raw = ids[i], records[i]
+    local h = read_header(raw)
+    local ms, seq = string.match(entry[1], '^(%d+)-(%d+)$')
+    if stream.parked then ctx.count.parked = ctx.count.parked - 1 end
+    if not h or h[STATE] ~= PENDING or h[ENTRY_MS] ~= tonumber(ms) or h[ENTRY_SEQ] ~= tonumber(seq) then
+      -- Not the entry that this task waits in: an outsider's, or one whose task is gone.
+      finish_entry(ctx, stream.key, ms, seq)
+    else
+      local _, head, correlation, trace = read_body(raw)
+      local name = task_name_of(head)
+      if not stream.parked and not can_run(ctx, request, name) then
+        local park = park_stream(ctx, name, h[RANK])
+        finish_entry(ctx, stream.key, ms, seq)
+        make_group(park)
+        redis.call('SADD', ctx.prefix .. 'parks', name)
+        set_entry(h, redis.call('XADD', park, '*', 't', id))
+        h[PLACE] = PARKED
+        ctx.count.parked = ctx.count.parked + 1
+        save(ctx, id, raw, h)
+        ring(ctx, 'parked', name)
+      else
+        local slot = request.slots[#started + 1]
+        local rank = 'p' .. h[RANK]
+        h[STATE] = RUNNING
+        h[ATTEMPT] = h[ATTEMPT] + 1
+        h[OWNER] = ctx.replica
+        h[SLOT] = slot
+        h[STARTED] = ctx.now
+        ctx.count[rank] = ctx.count[rank] - 1
+        ctx.count.running = ctx.count.running + 1
+        ctx.count.served = ctx.count.served + 1
+        emit_task(ctx, 'orchestration.task.started', id, h, head, correlation, trace,
+          '"worker_id":"' .. ctx.replica .. '/' .. slot .. '","started_at":"' .. ctx.iso .. '"')
+        save(ctx, id, raw, h)
+        started[#started + 1] = { id, h[ATTEMPT], slot, h[RETRIES], h[MAX_RETRIES],
+          string.sub(raw, HEADER_BYTES + 1, HEADER_BYTES + h[BODY]) }
+      end
+    end
+  end
+end
+
+-- Takes tasks for the free slots. Answers the started ones and, where `bells` are asked for and slots stay free, the
+-- streams with the id of the last entry of each: what comes after those is news.
+local function take(ctx, request)
+  local started = {}
+  local wanted = #request.slots
+  if ctx.max_running > 0 then wanted = math.min(wanted, ctx.max_running - ctx.count.running) end
+  if wanted > 0 then
+    flush(ctx)
+    request.known = {}
+    request.queues = queue_names(ctx)
+    local due = math.floor((ctx.count.served % RESCUE_EVERY + wanted) / RESCUE_EVERY)
+    if due > 0 and ctx.now - ctx.overdue_ms >= RESCUE_CHECK_MS then
+      for turn = 1, math.min(due, wanted) do
+        local overdue = most_overdue(ctx, request)
+        if not overdue then
+          redis.call('HSET', ctx.meta, 'overdue_ms', string.format('%d', ctx.now))
+          break
+        end
+        start(ctx, request, deliver(ctx, overdue.key, 1), overdue, started)
+      end
+    end
+    for rank = 0, 3 do
+      for _, stream in ipairs(streams_of_rank(ctx, request, rank)) do
+        -- A second look, since what was parked or dropped left slots free.
+        for round = 1, 4 do
+          local need = wanted - #started
+          if need <= 0 then break end
+          local entries = deliver(ctx, stream.key, need)
+          start(ctx, request, entries, stream, started)
+          if #entries < need then break end
+        end
+      end
+      if #started >= wanted then break end
+    end
+  end
+  local bells = {}
+  if request.bells then
+    for rank = 0, 3 do
+      for _, stream in ipairs(streams_of_rank(ctx, { queues = request.queues or queue_names(ctx), any = request.any, known = request.known or {} }, rank)) do
+        local last = redis.call('XREVRANGE', stream.key, '+', '-', 'COUNT', 1)[1]
+        bells[#bells + 1] = stream.key
+        bells[#bells + 1] = last and last[1] or '0-0'
+      end
+    end
+  end
+  return started, bells
+end

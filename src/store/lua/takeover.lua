@@ -1,0 +1,77 @@
+--[[
+takeover: takes back what a silent replica held.
+
+The caller has seen the victim's beat stand still on its own clock and names it; when the beat has moved since, nothing
+happens. So no clock and no outage of Redis can make a living replica lose its work.
+
+KEYS    1 meta    hash    the partition's schema, limits and counters
+        2 none    -       never exists
+ARGV    1 replica  2 victim  3 beat of the victim that the caller saw  4 limit
+Returns { 'ok', moved, done ('1' when nothing of the victim is left) } | { 'alive' } | { 'schema', found }.
+        O(limit + streams).
+]]
+local LOSSES_MAX = 3
+
+-- The attempt ends with its owner: it counts, and the task returns at once unless it is out of tries.
+local function lose(ctx, id, raw, h, problem)
+  local body = { read_body(raw) }
+  h[LOSSES] = h[LOSSES] + 1
+  local outcome = h[LOSSES] >= LOSSES_MAX and 'rejected' or 'failed'
+  finish_entry(ctx, stream_of(ctx, h, body[1], body[2]), h[ENTRY_MS], h[ENTRY_SEQ])
+  fail_attempt(ctx, id, raw, h, body, outcome, 0, problem, 'lost')
+end
+
+-- Removes a replica that holds nothing any more, with its consumers; answers whether it is gone. Removing a consumer
+-- with pending entries would lose them, so each is counted first.
+local function forget_replica(ctx, replica)
+  local gone = true
+  for _, stream in ipairs(all_streams(ctx)) do
+    if #pending_of(stream, replica, 1) > 0 then
+      gone = false
+    else
+      redis.pcall('XGROUP', 'DELCONSUMER', stream, GROUP, replica)
+    end
+  end
+  if gone then
+    redis.call('HDEL', ctx.prefix .. 'beats', replica)
+    redis.call('DEL', ctx.prefix .. 'can:' .. replica, ctx.prefix .. 'replica:' .. replica)
+  end
+  return gone
+end
+
+local function takeover(keys, args)
+  local ctx, refusal = open(keys, args[1])
+  if not ctx then return refusal end
+  local victim, limit = args[2], tonumber(args[4])
+  local seen = redis.call('HGET', ctx.prefix .. 'beats', victim)
+  if (seen or '') ~= args[3] then return { 'alive' } end
+  local moved = 0
+  local problem = '{"type":"lost","message":"replica ' .. victim .. ' fell silent while it ran the task"}'
+  for _, stream in ipairs(all_streams(ctx)) do
+    if moved >= limit then break end
+    for _, pending in ipairs(pending_of(stream, victim, limit - moved)) do
+      local id = task_of_entry(stream, pending[1])
+      local raw = id and redis.call('GET', task_key(ctx, id))
+      local h = read_header(raw)
+      if h and h[STATE] == RUNNING and h[OWNER] == victim and entry_id(h) == pending[1] then
+        lose(ctx, id, raw, h, problem)
+      else
+        local ms, seq = string.match(pending[1], '^(%d+)-(%d+)$')
+        finish_entry(ctx, stream, ms, seq)
+      end
+      moved = moved + 1
+    end
+  end
+  retire(ctx)
+  count_rate(ctx)
+  close(ctx)
+  local done = moved < limit
+  if done then
+    local announced = redis.call('HGET', ctx.prefix .. 'replica:' .. victim, 'workers')
+    if announced then
+      emit_replica(ctx, victim, 'orchestration.worker_pool.status', '"state":"lost","workers":' .. announced)
+    end
+    done = forget_replica(ctx, victim)
+  end
+  return { 'ok', moved, done and '1' or '0' }
+end

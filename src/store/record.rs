@@ -1,0 +1,359 @@
+//! Reads a task's record: the layout that `lua/record.lua` writes.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::domain::id::{Name, QueueName, ReplicaId, TaskId};
+use crate::domain::priority::Priority;
+use crate::domain::retry::RetryPolicy;
+use crate::domain::state::TaskState;
+use crate::domain::trigger::TaskTrigger;
+
+/// How many bytes of a record change; the body follows.
+pub const HEADER_BYTES: usize = 62;
+
+/// What never changes of a task and passes through Redis untouched: the `spec` of the record's body. Defaults are left
+/// out, since every pending task is held in memory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Spec {
+    /// Positional arguments, a JSON list.
+    #[serde(default = "empty_list", skip_serializing_if = "is_empty_list")]
+    pub args: Box<RawValue>,
+    /// Named arguments, a JSON object.
+    #[serde(default = "empty_object", skip_serializing_if = "is_empty_object")]
+    pub kwargs: Box<RawValue>,
+    /// The longest an attempt may run, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<f64>,
+    /// When a failed attempt is followed by another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryPolicy>,
+    /// The agent that is responsible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<String>,
+    /// The caller's own name for the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// What must complete first, as the caller named it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<String>,
+    /// The task that started this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_task_id: Option<String>,
+    /// The due time that was asked for, ms since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at_ms: Option<i64>,
+    /// The delay that was asked for, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+    /// Labels.
+    #[serde(default = "empty_object", skip_serializing_if = "is_empty_object")]
+    pub tags: Box<RawValue>,
+    /// Free-form data.
+    #[serde(default = "empty_object", skip_serializing_if = "is_empty_object")]
+    pub metadata: Box<RawValue>,
+}
+
+fn raw(text: &str) -> Box<RawValue> {
+    // The callers pass JSON literals.
+    RawValue::from_string(text.to_owned()).unwrap_or_default()
+}
+
+fn empty_list() -> Box<RawValue> {
+    raw("[]")
+}
+
+fn empty_object() -> Box<RawValue> {
+    raw("{}")
+}
+
+fn is_empty_list(value: &RawValue) -> bool {
+    value.get() == "[]"
+}
+
+fn is_empty_object(value: &RawValue) -> bool {
+    value.get() == "{}"
+}
+
+/// A task to be made: a checked trigger with the names of what asked for it.
+#[derive(Debug, Clone)]
+pub struct NewTask {
+    /// Its id, derived from the trigger.
+    pub id: TaskId,
+    /// What the trigger says.
+    pub trigger: TaskTrigger,
+    /// The `event_id` of the trigger, which is the cause of the `created` event.
+    pub event_id: String,
+    /// The `correlation_id` of the whole chain.
+    pub correlation_id: String,
+    /// W3C trace context: `traceparent` and `tracestate`.
+    pub trace: Option<(String, Option<String>)>,
+    /// The workflow that the task belongs to.
+    pub workflow_id: Option<Name>,
+    /// How often a failed attempt is followed by another, resolved from trigger, handler and default.
+    pub retry: RetryPolicy,
+    /// The queue, resolved from trigger and handler.
+    pub queue: QueueName,
+    /// The priority, resolved from trigger, parent and default.
+    pub priority: Priority,
+    /// The timeout in seconds, resolved from trigger and handler.
+    pub timeout_seconds: Option<f64>,
+}
+
+impl NewTask {
+    /// The part of the payload that all events of the task share, as JSON members.
+    fn head(&self) -> String {
+        let mut head = format!("\"task_name\":\"{}\",\"workflow_id\":", self.trigger.task_name);
+        match &self.workflow_id {
+            Some(workflow) => {
+                head.push('"');
+                head.push_str(workflow.as_str());
+                head.push('"');
+            }
+            None => head.push_str("null"),
+        }
+        head.push_str(",\"trigger_event_id\":");
+        head.push_str(&json_text(&self.event_id));
+        head
+    }
+
+    /// The JSON members that only the `created` event carries.
+    pub(super) fn created_members(&self) -> String {
+        let text = |name: &Option<Name>| name.as_ref().map_or("null".to_owned(), |name| format!("\"{name}\""));
+        format!(
+            "\"priority\":\"{}\",\"queue\":\"{}\",\"agent_id\":{},\"key\":{}",
+            self.priority,
+            self.queue,
+            text(&self.trigger.agent_id),
+            text(&self.trigger.key)
+        )
+    }
+
+    /// The record's body.
+    pub(super) fn body(&self) -> String {
+        use crate::domain::trigger::Start;
+        let trigger = &self.trigger;
+        let (run_at_ms, delay_ms) = match trigger.start {
+            Start::Now => (None, None),
+            Start::After(delay) => (None, Some(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))),
+            Start::At(due) => (Some(due), None),
+        };
+        let spec = Spec {
+            args: trigger.args.clone(),
+            kwargs: trigger.kwargs.clone(),
+            timeout_seconds: self.timeout_seconds,
+            retry: (self.retry != RetryPolicy::STANDARD).then_some(self.retry),
+            agent_id: trigger.agent_id.as_ref().map(ToString::to_string),
+            key: trigger.key.as_ref().map(ToString::to_string),
+            dependencies: trigger.dependencies.iter().map(ToString::to_string).collect(),
+            parent_task_id: trigger.parent_task_id.as_ref().map(ToString::to_string),
+            run_at_ms,
+            delay_ms,
+            tags: trigger.tags.clone(),
+            metadata: trigger.metadata.clone(),
+        };
+        let trace = match &self.trace {
+            Some((parent, Some(state))) => format!("{parent}\u{1f}{state}"),
+            Some((parent, None)) => parent.clone(),
+            None => String::new(),
+        };
+        let spec = serde_json::to_string(&spec).unwrap_or_else(|_| "{}".to_owned());
+        format!(
+            "{}\n{}\n{}\n{trace}\n{spec}",
+            self.queue,
+            self.head(),
+            self.correlation_id
+        )
+    }
+}
+
+/// A text as JSON, quotes included.
+pub(super) fn json_text(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_else(|_| "null".to_owned())
+}
+
+/// The body of a record: everything about a task that never changes.
+#[derive(Debug, Clone)]
+pub struct Body {
+    /// The queue it waits in.
+    pub queue: QueueName,
+    /// What to run.
+    pub task_name: String,
+    /// The workflow that it belongs to.
+    pub workflow_id: Option<String>,
+    /// The `event_id` of the trigger that made it.
+    pub trigger_event_id: String,
+    /// The chain that it belongs to.
+    pub correlation_id: String,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// W3C trace state.
+    pub tracestate: Option<String>,
+    /// Arguments and options.
+    pub spec: Spec,
+}
+
+/// A record or body that does not have the layout of this release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the task record is damaged or of another release")]
+pub struct DamagedRecord;
+
+#[derive(Deserialize)]
+struct Head {
+    task_name: String,
+    workflow_id: Option<String>,
+    trigger_event_id: String,
+}
+
+impl Body {
+    /// Reads the body of a record.
+    ///
+    /// # Errors
+    ///
+    /// [`DamagedRecord`] when a part is missing or is not what it should be.
+    pub fn parse(text: &str) -> Result<Self, DamagedRecord> {
+        let mut parts = text.splitn(5, '\n');
+        let mut part = || parts.next().ok_or(DamagedRecord);
+        let (queue, head, correlation_id, trace, spec) = (part()?, part()?, part()?, part()?, part()?);
+        let head: Head = serde_json::from_str(&format!("{{{head}}}")).map_err(|_| DamagedRecord)?;
+        let (traceparent, tracestate) = match trace.split_once('\u{1f}') {
+            Some((parent, state)) => (Some(parent.to_owned()), Some(state.to_owned())),
+            None if trace.is_empty() => (None, None),
+            None => (Some(trace.to_owned()), None),
+        };
+        Ok(Self {
+            queue: queue.parse().map_err(|_| DamagedRecord)?,
+            task_name: head.task_name,
+            workflow_id: head.workflow_id,
+            trigger_event_id: head.trigger_event_id,
+            correlation_id: correlation_id.to_owned(),
+            traceparent,
+            tracestate,
+            spec: serde_json::from_str(spec).map_err(|_| DamagedRecord)?,
+        })
+    }
+}
+
+/// A task as it is right now.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Its id.
+    pub id: TaskId,
+    /// Where it is in its life.
+    pub state: TaskState,
+    /// Its priority.
+    pub priority: Priority,
+    /// How often in a row its owner fell silent.
+    pub losses: u8,
+    /// How many attempts were started.
+    pub attempt: u32,
+    /// How many retries were used in this life.
+    pub retry_count: u32,
+    /// How many it may use.
+    pub max_retries: u32,
+    /// The number of its last event.
+    pub seq: u32,
+    /// Whether it waits for its time.
+    pub is_delayed: bool,
+    /// The replica and slot of its last attempt.
+    pub owner: Option<(String, u16)>,
+    /// When it was made, ms since the epoch.
+    pub created_ms: i64,
+    /// When its last attempt began.
+    pub started_ms: Option<i64>,
+    /// When it ended.
+    pub finished_ms: Option<i64>,
+    /// What never changes of it.
+    pub body: Body,
+    /// The result of a completed task, the error of a failed one; JSON.
+    pub tail: Option<Box<RawValue>>,
+}
+
+impl Record {
+    /// Reads a record.
+    ///
+    /// # Errors
+    ///
+    /// [`DamagedRecord`] when it does not have the layout of this release.
+    pub fn parse(id: TaskId, bytes: &[u8]) -> Result<Self, DamagedRecord> {
+        let mut header = Cursor(bytes.get(..HEADER_BYTES).ok_or(DamagedRecord)?);
+        let state = TaskState::from_letter(header.byte()).ok_or(DamagedRecord)?;
+        let place = header.byte();
+        let priority = Priority::from_rank(header.byte()).ok_or(DamagedRecord)?;
+        let losses = header.byte();
+        let attempt = header.number::<u32>(4)?;
+        let retry_count = header.number(3)?;
+        let max_retries = header.number(3)?;
+        let seq = header.number(4)?;
+        header.skip(10);
+        let owner = header.take(ReplicaId::LENGTH);
+        let slot = header.number(2)?;
+        let created_ms = header.number(6)?;
+        let started_ms = header.number(6)?;
+        let finished_ms = header.number(6)?;
+        let body_bytes: usize = header.number(4)?;
+        let body = bytes
+            .get(HEADER_BYTES..HEADER_BYTES + body_bytes)
+            .ok_or(DamagedRecord)?;
+        let tail = &bytes[HEADER_BYTES + body_bytes..];
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| DamagedRecord);
+        let owner = text(owner)?;
+        Ok(Self {
+            id,
+            state,
+            priority,
+            losses,
+            attempt,
+            retry_count,
+            max_retries,
+            seq,
+            is_delayed: state == TaskState::Pending && place == b'D',
+            owner: owner.starts_with("r-").then(|| (owner.to_owned(), slot)),
+            created_ms,
+            started_ms: (started_ms != 0).then_some(started_ms),
+            finished_ms: (finished_ms != 0).then_some(finished_ms),
+            body: Body::parse(text(body)?)?,
+            tail: if tail.is_empty() {
+                None
+            } else {
+                Some(RawValue::from_string(text(tail)?.to_owned()).map_err(|_| DamagedRecord)?)
+            },
+        })
+    }
+}
+
+/// Reads the header front to back; its length was checked.
+struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, count: usize) -> &'a [u8] {
+        let (front, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        front
+    }
+
+    fn skip(&mut self, count: usize) {
+        self.take(count);
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.take(1).first().copied().unwrap_or_default()
+    }
+
+    /// A number of `count` bytes, the most significant first.
+    fn number<T: TryFrom<u64>>(&mut self, count: usize) -> Result<T, DamagedRecord> {
+        let value = self
+            .take(count)
+            .iter()
+            .fold(0, |value: u64, byte| (value << 8) | u64::from(*byte));
+        T::try_from(value).map_err(|_| DamagedRecord)
+    }
+}
+
+impl fmt::Display for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.task_name)
+    }
+}
