@@ -1,4 +1,50 @@
-//! WAOOAW Orchestration Runtime.
+//! The WAOOAW Orchestration Runtime: turns trigger events on a Redis Stream into prioritised tasks, runs them, and keeps
+//! a record that holds in an audit.
+//!
+//! All state is in Redis and every change of it is one atomic call of one function library, which also writes the
+//! lifecycle event that tells of it. Replicas are stateless: any may die at any instant.
+//!
+//! # The map
+//!
+//! Imports point to the left only, and a test keeps it so:
+//!
+//! ```text
+//! domain  <-  store  <-  runtime  <-  service  <-  main
+//! rules       Redis      loops        process      arguments
+//! ```
+//!
+//! - [`domain`]: what is true without Redis: ids, priorities, the table of states, retries, what an event looks like.
+//! - [`store`]: the only place that knows keys and commands; the functions are in `store/lua`.
+//! - [`runtime`]: the only place that spawns: reading triggers, running handlers, beating, watching.
+//! - [`service`]: configuration, logs, HTTP. [`cli`] beside it: the commands of the binary.
+//!
+//! # Data flow
+//!
+//! A trigger is read ([`runtime`]'s ingest), checked ([`domain::envelope`], [`domain::trigger`]) and made a task by the
+//! function `create`. A free slot claims it (`claim`, or on the side of `create` and `settle`), a handler runs it, and
+//! `settle` ends it. Each of the three writes its event to `waooaw:{p}:events`.
+//!
+//! # For programs
+//!
+//! [`TaskQueue`] puts tasks in and takes them out; [`EventBus`] publishes triggers and follows the log; [`Handlers`]
+//! holds the functions that a replica of one's own runs.
 
+#[doc(hidden)]
+pub mod cli;
 pub mod domain;
+mod error;
+pub mod runtime;
 pub mod service;
+pub mod store;
+
+pub use domain::event::{Event, Pattern};
+pub use domain::id::TaskId;
+pub use domain::priority::Priority;
+pub use domain::retry::{RetryPolicy, RetryStrategy};
+pub use domain::state::TaskState;
+pub use error::Error;
+pub use runtime::bus::{EventBus, NewEvent, Subscription};
+pub use runtime::handler::{Handler, Handlers, TaskContext, TaskError};
+pub use runtime::queue::{Task, TaskQueue, TaskQueueOptions};
+pub use runtime::replica::{Replica, ReplicaHandle, ReplicaOptions};
+pub use store::{Endpoint, Store, StoreError};

@@ -1,1 +1,7 @@
-fn main() {}
+//! The binary: parses the arguments and runs the command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    waooaw_orchestration::cli::main()
+}

@@ -1,7 +1,9 @@
 //! What surrounds the runtime in a process: its configuration and its log.
 //!
 //! Only this ring and the binary read files, environment and arguments. The rings below get values that are already
-//! checked; this one starts no task and names no key in Redis.
+//! checked; this one names no key in Redis.
 
 pub mod config;
+mod http;
 pub mod telemetry;
+pub mod wiring;

@@ -1,0 +1,94 @@
+//! What a command gets from its surroundings: flags, environment, configuration, a handle to Redis.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+
+use super::exit::Failure;
+use super::{Global, OutputFormat};
+use crate::service::config::{self, Config, Flag, Loaded, Sources};
+use crate::service::{telemetry, wiring};
+use crate::store::{Endpoint, Store};
+
+/// The surroundings of a command.
+pub(crate) struct Context {
+    global: Global,
+    environment: BTreeMap<String, String>,
+}
+
+impl Context {
+    /// The surroundings of this process.
+    pub(crate) fn new(global: Global) -> Self {
+        let text = |value: std::ffi::OsString| value.into_string().ok();
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((text(name)?, text(value)?)))
+            .collect();
+        Self { global, environment }
+    }
+
+    /// How to print.
+    pub(crate) fn is_json(&self) -> bool {
+        self.global.output == OutputFormat::Json
+    }
+
+    /// Whether to leave out what is nice to know.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.global.quiet
+    }
+
+    /// Reads the configuration, with the command's own flags on top of the common ones.
+    pub(crate) fn load(&self, flags: Vec<Flag>) -> Result<Loaded, Failure> {
+        let directory = std::env::current_dir()
+            .map_err(|problem| Failure::usage(&format!("can not see the working directory: {problem}")))?;
+        let mut all = Vec::new();
+        if let Some(url) = &self.global.redis_url {
+            all.push(Flag {
+                name: "--redis-url",
+                key: "redis.url",
+                value: url.clone(),
+            });
+        }
+        let level = match (self.global.quiet, self.global.verbose) {
+            (true, _) => Some(("-q", "warn")),
+            (false, 0) => None,
+            (false, 1) => Some(("-v", "debug")),
+            (false, _) => Some(("-vv", "trace")),
+        };
+        if let Some((name, level)) = level {
+            all.push(Flag {
+                name,
+                key: "telemetry.log_level",
+                value: level.to_owned(),
+            });
+        }
+        all.extend(flags);
+        let sources = Sources {
+            directory: &directory,
+            environment: &self.environment,
+            file: self.global.config.as_deref(),
+            flags: all,
+        };
+        config::load(&sources).map_err(|problems| Failure::usage(&problems.to_string()))
+    }
+
+    /// Reads the configuration and installs the log; for commands that run a service.
+    pub(crate) fn start_service(&self, flags: Vec<Flag>) -> Result<Config, Failure> {
+        let loaded = self.load(flags)?;
+        let no_color = self.environment.get("NO_COLOR").is_some_and(|value| !value.is_empty());
+        telemetry::init(&loaded.config.telemetry, std::io::stderr().is_terminal(), no_color)
+            .map_err(|problem| Failure::usage(&problem.to_string()))?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(loaded.config)
+    }
+
+    /// Where Redis is.
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, Failure> {
+        Ok(wiring::endpoint(&self.load(Vec::new())?.config))
+    }
+
+    /// A handle to Redis.
+    pub(crate) fn store(&self) -> Result<Store, Failure> {
+        Ok(Store::new(self.endpoint()?)?)
+    }
+}

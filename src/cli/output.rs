@@ -1,0 +1,49 @@
+//! Prints results: a table for people, JSON for programs.
+
+use std::io::{IsTerminal, Write};
+
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::{ContentArrangement, Table};
+use serde::Serialize;
+
+use super::exit::Failure;
+
+/// Writes a line to standard output. A reader that went away ends the program quietly, as `head` expects.
+pub(super) fn line(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(problem) if problem.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::failed("")),
+        Err(problem) => Err(Failure::failed(&format!("can not write: {problem}"))),
+    }
+}
+
+/// Writes a value as JSON: indented on a terminal, one line otherwise.
+pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = if std::io::stdout().is_terminal() {
+        serde_json::to_string_pretty(value)
+    } else {
+        serde_json::to_string(value)
+    };
+    line(&text.map_err(|problem| Failure::failed(&format!("can not write JSON: {problem}")))?)
+}
+
+/// Writes rows under headings.
+pub(super) fn table(headings: &[&str], rows: Vec<Vec<String>>) -> Result<(), Failure> {
+    let mut table = Table::new();
+    table
+        .load_style(UTF8_BORDERS_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(headings.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    line(&table.to_string())
+}
+
+/// Whether standard error may carry colour and moving progress: a terminal, and nobody asked for plain text.
+pub(super) fn is_lively() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    std::io::stderr().is_terminal() && !is_set("NO_COLOR") && !is_dumb
+}

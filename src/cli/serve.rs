@@ -1,0 +1,65 @@
+//! `waooaw serve`: one replica.
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::context::Context;
+use super::exit::Failure;
+use crate::runtime::handler::Handlers;
+use crate::service::config::Flag;
+use crate::service::wiring;
+
+/// What `serve` takes beside the configuration.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// How many tasks to run at once (worker_pool.max_workers)
+    #[arg(long, value_name = "N")]
+    workers: Option<String>,
+    /// Where to listen (http.addr)
+    #[arg(long, value_name = "ADDRESS")]
+    http_addr: Option<String>,
+    /// Run the built-in handlers too (handlers_builtin)
+    #[arg(long)]
+    builtin: bool,
+}
+
+impl ServeArgs {
+    fn flags(self) -> Vec<Flag> {
+        let mut flags = Vec::new();
+        let mut add = |name, key, value: Option<String>| {
+            flags.extend(value.map(|value| Flag { name, key, value }));
+        };
+        add("--workers", "worker_pool.max_workers", self.workers);
+        add("--http-addr", "http.addr", self.http_addr);
+        add("--builtin", "handlers_builtin", self.builtin.then(|| "true".to_owned()));
+        flags
+    }
+}
+
+/// Runs until a signal asks it to stop and the drain is over.
+pub(crate) async fn run(context: &Context, args: ServeArgs) -> Result<(), Failure> {
+    let config = context.start_service(args.flags())?;
+    let stop = CancellationToken::new();
+    tokio::spawn(stop_on_signal(stop.clone())?);
+    wiring::serve(&config, Handlers::new(), stop).await?;
+    Ok(())
+}
+
+/// The first SIGTERM or SIGINT asks for a drain, the second ends the process at once.
+fn stop_on_signal(stop: CancellationToken) -> Result<impl Future<Output = ()>, Failure> {
+    let listen =
+        |kind| signal(kind).map_err(|problem| Failure::failed(&format!("can not listen for signals: {problem}")));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    Ok(async move {
+        let mut either = async || tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () };
+        either().await;
+        info!("asked to stop");
+        stop.cancel();
+        either().await;
+        warn!("asked twice; ending at once");
+        std::process::exit(130);
+    })
+}

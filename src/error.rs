@@ -1,0 +1,84 @@
+//! What programs that use the library are told when something can not be done.
+
+use crate::domain::rejection::Rejection;
+use crate::store::StoreError;
+
+/// A request that was not carried out, by what the caller can do about it. The names are those of the problem
+/// documents over HTTP.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no such task (any more).
+    #[error("there is no task `{0}`")]
+    TaskNotFound(String),
+    /// The queue holds as many unfinished tasks as it may; try again when some have ended.
+    #[error("the queue is at capacity: {max_size} of {max_size} tasks are unfinished")]
+    TaskQueueFull {
+        /// The limit.
+        max_size: u64,
+    },
+    /// No replica has registered a handler of this name within the last hour.
+    #[error("no replica can run `{0}`: none has registered it within the last hour")]
+    UnknownTask(String),
+    /// A value is out of its range or of the wrong kind.
+    #[error("{0}")]
+    InvalidField(Rejection),
+    /// The task is not in a state that allows this.
+    #[error("{0}")]
+    InvalidTransition(String),
+    /// Every attempt of an operation failed.
+    #[error("failed after {attempts} attempts: {last_error}")]
+    MaxRetriesExceeded {
+        /// How many were made.
+        attempts: u32,
+        /// What the last one said.
+        last_error: String,
+    },
+    /// Redis can not be reached or does not do what is needed of it.
+    #[error("redis is unavailable")]
+    RedisUnavailable(#[source] StoreError),
+    /// Redis holds something that this release can not work with.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl Error {
+    /// The code over HTTP and in the command line's JSON.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::TaskNotFound(_) => "TaskNotFound",
+            Self::TaskQueueFull { .. } => "TaskQueueFull",
+            Self::UnknownTask(_) => "UnknownTask",
+            Self::InvalidField(_) => "InvalidField",
+            Self::InvalidTransition(_) => "InvalidTransition",
+            Self::MaxRetriesExceeded { .. } => "MaxRetriesExceeded",
+            Self::RedisUnavailable(_) => "RedisUnavailable",
+            Self::Store(_) => "Store",
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::TaskQueueFull { .. } | Self::RedisUnavailable(_) => true,
+            Self::TaskNotFound(_)
+            | Self::UnknownTask(_)
+            | Self::InvalidField(_)
+            | Self::InvalidTransition(_)
+            | Self::MaxRetriesExceeded { .. }
+            | Self::Store(_) => false,
+        }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        if error.is_retryable() {
+            Self::RedisUnavailable(error)
+        } else {
+            Self::Store(error)
+        }
+    }
+}

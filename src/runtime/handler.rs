@@ -1,0 +1,301 @@
+//! What runs a task: a function under a name.
+//!
+//! Programs register async or blocking functions; arguments arrive typed through serde, results leave as JSON. A
+//! handler may be called again for the same task: `task_id` is its idempotency key, `attempt` its fencing token.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+
+use super::defaults::HandlerDefaults;
+use crate::domain::id::TaskId;
+use crate::store::functions::Claimed;
+use crate::store::record::Body;
+
+/// What a handler is told about its attempt.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct TaskContext {
+    /// The task; the same for every attempt.
+    pub task_id: TaskId,
+    /// The attempt, from 1 and always increasing.
+    pub attempt: u32,
+    /// The name under which the handler was found.
+    pub name: String,
+    /// Positional arguments, a JSON list.
+    pub args: Box<RawValue>,
+    /// Named arguments, a JSON object.
+    pub kwargs: Box<RawValue>,
+    /// The results of what the task depends on, by key: a JSON object.
+    pub inputs: Box<RawValue>,
+    /// The workflow that the task belongs to.
+    pub workflow_id: Option<String>,
+    /// Free-form data of the trigger, a JSON object.
+    pub metadata: Box<RawValue>,
+    /// How long the attempt may take.
+    pub timeout: Option<Duration>,
+    /// Fires when the attempt is to end: the task was cancelled, timed out or taken away.
+    pub cancelled: CancellationToken,
+}
+
+impl TaskContext {
+    /// What the handler of a task that was handed out is told; `cancelled` ends with the attempt.
+    pub(crate) fn new(claimed: &Claimed, body: Body, cancelled: CancellationToken) -> Self {
+        Self {
+            task_id: claimed.task_id,
+            attempt: claimed.attempt,
+            name: body.task_name,
+            args: body.spec.args,
+            kwargs: body.spec.kwargs,
+            inputs: RawValue::from_string("{}".to_owned()).unwrap_or_default(),
+            workflow_id: body.workflow_id,
+            metadata: body.spec.metadata,
+            timeout: body.spec.timeout_seconds.map(Duration::from_secs_f64),
+            cancelled,
+        }
+    }
+
+    /// The arguments as `T`: from the positional ones when there are any, else from the named ones. A struct reads both.
+    ///
+    /// # Errors
+    ///
+    /// A permanent [`TaskError`] when they do not fit, or when both kinds are given.
+    pub fn arguments<T: DeserializeOwned>(&self) -> Result<T, TaskError> {
+        let has_args = self.args.get().trim_start_matches('[').trim() != "]";
+        let has_kwargs = self.kwargs.get().trim_start_matches('{').trim() != "}";
+        if has_args && has_kwargs {
+            return Err(TaskError::permanent(
+                "invalid_arguments",
+                "give either args or kwargs, not both",
+            ));
+        }
+        let text = if has_kwargs { self.kwargs.get() } else { self.args.get() };
+        serde_json::from_str(text).map_err(|error| TaskError::permanent("invalid_arguments", &error.to_string()))
+    }
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind}: {message}")]
+#[non_exhaustive]
+pub struct TaskError {
+    /// A code: `handler_error`, or the handler's own.
+    pub kind: String,
+    /// What happened, for people.
+    pub message: String,
+    /// Whether another attempt may do better.
+    pub is_retryable: bool,
+}
+
+impl TaskError {
+    /// A failure that another attempt may not meet.
+    #[must_use]
+    pub fn new(message: &str) -> Self {
+        Self {
+            kind: "handler_error".to_owned(),
+            message: message.to_owned(),
+            is_retryable: true,
+        }
+    }
+
+    /// A failure that every attempt would meet.
+    #[must_use]
+    pub fn permanent(kind: &str, message: &str) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            message: message.to_owned(),
+            is_retryable: false,
+        }
+    }
+
+    /// The same failure under a code of the handler's own.
+    #[must_use]
+    pub fn with_kind(mut self, kind: &str) -> Self {
+        kind.clone_into(&mut self.kind);
+        self
+    }
+}
+
+impl<E: std::error::Error> From<&E> for TaskError {
+    /// The error with all its causes, as a failure that may be retried.
+    fn from(error: &E) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(source) = cause {
+            message = format!("{message}: {source}");
+            cause = source.source();
+        }
+        Self::new(&message)
+    }
+}
+
+/// What a handler gives back: JSON, or why not.
+pub type HandlerResult = Result<Box<RawValue>, TaskError>;
+
+/// A running handler.
+pub type HandlerFuture = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
+
+/// Runs tasks of one name.
+pub trait Handler: Send + Sync + 'static {
+    /// Runs one attempt. Dropping the future aborts it.
+    fn run(&self, task: TaskContext) -> HandlerFuture;
+}
+
+struct AsyncFunction<F>(F);
+
+impl<F, Fut> Handler for AsyncFunction<F>
+where
+    F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = HandlerResult> + Send + 'static,
+{
+    fn run(&self, task: TaskContext) -> HandlerFuture {
+        Box::pin((self.0)(task))
+    }
+}
+
+/// A handler with what its tasks get where a trigger says nothing.
+#[derive(Clone)]
+pub(crate) struct Registered {
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) defaults: HandlerDefaults,
+}
+
+/// The handlers of a program by task name.
+#[derive(Clone, Default)]
+pub struct Handlers {
+    by_name: BTreeMap<String, Registered>,
+}
+
+impl Handlers {
+    /// No handlers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Registers a handler under a task name; the last one under a name counts.
+    #[must_use]
+    pub fn with(mut self, name: &str, handler: impl Handler) -> Self {
+        let registered = Registered {
+            handler: Arc::new(handler),
+            defaults: HandlerDefaults::default(),
+        };
+        self.by_name.insert(name.to_owned(), registered);
+        self
+    }
+
+    /// Registers an async function. Its argument comes from the task's `args` or `kwargs`, see
+    /// [`TaskContext::arguments`]; its result becomes JSON.
+    ///
+    /// ```
+    /// use waooaw_orchestration::Handlers;
+    ///
+    /// let handlers = Handlers::new().with_async("add", |(x, y): (i64, i64), _task| async move { Ok(x + y) });
+    /// assert_eq!(handlers.names(), ["add"]);
+    /// ```
+    #[must_use]
+    pub fn with_async<T, R, F, Fut>(self, name: &str, function: F) -> Self
+    where
+        T: DeserializeOwned + Send + 'static,
+        R: Serialize,
+        F: Fn(T, TaskContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, TaskError>> + Send + 'static,
+    {
+        let function = Arc::new(function);
+        self.with(
+            name,
+            AsyncFunction(move |task: TaskContext| {
+                let function = Arc::clone(&function);
+                async move { to_json(&function(task.arguments()?, task).await?) }
+            }),
+        )
+    }
+
+    /// Registers a function that computes or waits without yielding; it runs on a thread of its own. It can not be
+    /// aborted from outside: a long one should look at [`TaskContext::cancelled`] now and then.
+    #[must_use]
+    pub fn with_blocking<T, R, F>(self, name: &str, function: F) -> Self
+    where
+        T: DeserializeOwned + Send + 'static,
+        R: Serialize + 'static,
+        F: Fn(T, &TaskContext) -> Result<R, TaskError> + Send + Sync + 'static,
+    {
+        let function = Arc::new(function);
+        self.with(
+            name,
+            AsyncFunction(move |task: TaskContext| {
+                let function = Arc::clone(&function);
+                async move {
+                    let run = move || to_json(&function(task.arguments()?, &task)?);
+                    match tokio::task::spawn_blocking(run).await {
+                        Ok(result) => result,
+                        Err(failure) => match failure.try_into_panic() {
+                            Ok(panic) => std::panic::resume_unwind(panic),
+                            Err(_) => Err(TaskError::new("the blocking function was cancelled")),
+                        },
+                    }
+                }
+            }),
+        )
+    }
+
+    /// Adds all handlers of `other`.
+    #[must_use]
+    pub fn merge(mut self, other: Self) -> Self {
+        self.by_name.extend(other.by_name);
+        self
+    }
+
+    /// The handler of one name alone, if there is one.
+    #[must_use]
+    pub fn only(&self, name: &str) -> Option<Self> {
+        let registered = self.by_name.get(name)?.clone();
+        Some(Self {
+            by_name: BTreeMap::from([(name.to_owned(), registered)]),
+        })
+    }
+
+    /// Sets what tasks of a name get where a trigger says nothing; does nothing for a name without handler.
+    #[must_use]
+    pub fn with_defaults(mut self, name: &str, defaults: HandlerDefaults) -> Self {
+        if let Some(registered) = self.by_name.get_mut(name) {
+            registered.defaults = defaults;
+        }
+        self
+    }
+
+    /// The names, sorted.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.by_name.keys().cloned().collect()
+    }
+
+    /// Whether there is a handler of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Registered> {
+        self.by_name.get(name)
+    }
+
+    pub(crate) fn defaults(&self) -> BTreeMap<String, HandlerDefaults> {
+        self.by_name
+            .iter()
+            .map(|(name, registered)| (name.clone(), registered.defaults.clone()))
+            .collect()
+    }
+}
+
+fn to_json(value: &impl Serialize) -> HandlerResult {
+    serde_json::value::to_raw_value(value)
+        .map_err(|error| TaskError::permanent("invalid_result", &format!("the result is no JSON: {error}")))
+}

@@ -1,0 +1,502 @@
+//! Turns inbound events into tasks and commands into deeds.
+//!
+//! One loop a stream, so that a command never waits behind triggers. An event is acted upon first and acknowledged
+//! then; ids derived from the event make acting twice harmless. What can not be accepted is kept as a dead letter and
+//! answered with an event; nothing stops the reader.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use super::backoff::Waits;
+use super::defaults::Origin;
+use super::replica::Run;
+use super::work::IDLE_WAIT;
+use crate::domain::envelope::{Envelope, Refused};
+use crate::domain::id::{Partition, TaskId};
+use crate::domain::rejection::{Reason, Rejection};
+use crate::domain::trigger::{Inbound, TaskCancel, interpret};
+use crate::store::StoreError;
+use crate::store::functions::{Cancelled, Created, Refusal};
+use crate::store::inbound::Entry;
+use crate::store::record::NewTask;
+
+/// How many entries are read at once.
+const READ_BATCH: usize = 256;
+/// How much of an entry that is too large is kept.
+const ORIGINAL_BYTES_MAX: usize = 1 << 20;
+/// How much of it then.
+const ORIGINAL_BYTES_CUT: usize = 64 << 10;
+/// How long to wait for room in a full queue before asking again; room made by this replica wakes earlier.
+const FULL_PAUSE: Duration = Duration::from_millis(50);
+/// How often a reference to something unknown is looked up again.
+const REFERENCE_PAUSE: Duration = Duration::from_millis(250);
+
+/// Which of the two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Triggers,
+    Commands,
+}
+
+impl Source {
+    /// Its place among the flags that ask for a second reading.
+    const fn index(self) -> usize {
+        match self {
+            Self::Triggers => 0,
+            Self::Commands => 1,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Triggers => "triggers",
+            Self::Commands => "commands",
+        }
+    }
+
+    fn stream(self, run: &Run) -> String {
+        match self {
+            Self::Triggers => run.store.keys().triggers(),
+            Self::Commands => run.store.keys().commands(),
+        }
+    }
+}
+
+/// Reads ahead: one batch waits while another is acted upon.
+pub(super) async fn read(run: Arc<Run>, source: Source, batches: mpsc::Sender<Vec<Entry>>) {
+    let stream = source.stream(&run);
+    let mut reader = run.store.blocking(IDLE_WAIT);
+    let mut waits = Waits::new();
+    let mut after = None;
+    loop {
+        if run.reread[source.index()].swap(false, Ordering::AcqRel) {
+            after = Some("0".to_owned());
+        }
+        let read = async {
+            match &after {
+                Some(after) => run.store.reread_inbound(&stream, run.replica, after, READ_BATCH).await,
+                None => {
+                    run.store
+                        .read_inbound(&mut reader, &stream, run.replica, READ_BATCH)
+                        .await
+                }
+            }
+        };
+        let entries = tokio::select! {
+            biased;
+            () = run.stop.cancelled() => return,
+            entries = read => entries,
+        };
+        match entries {
+            Ok(entries) => {
+                waits.reset();
+                run.progress.mark(source.name());
+                if let Some(reached) = &mut after {
+                    match entries.last() {
+                        Some(last) => last.id.clone_into(reached),
+                        None => after = None,
+                    }
+                }
+                if !entries.is_empty() && batches.send(entries).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                run.report(&error, "can not read inbound events");
+                // An answer that got lost may have delivered entries to this replica's name.
+                run.reread[source.index()].store(true, Ordering::Release);
+                if !waits.pause(&run.stop).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Acts on what was read, until the reader ends.
+pub(super) async fn act(run: Arc<Run>, source: Source, mut batches: mpsc::Receiver<Vec<Entry>>) {
+    let mut acting = Acting {
+        stream: source.stream(&run),
+        source,
+        run,
+        waiting: Vec::new(),
+    };
+    loop {
+        let batch = if acting.waiting.is_empty() {
+            batches.recv().await
+        } else {
+            match tokio::time::timeout(REFERENCE_PAUSE, batches.recv()).await {
+                Ok(batch) => batch,
+                Err(_) => Some(Vec::new()),
+            }
+        };
+        let Some(batch) = batch else { return };
+        acting.handle(batch).await;
+    }
+}
+
+/// An event that refers to something not known yet.
+struct Waiting {
+    since: Instant,
+    entry_id: String,
+    event_id: String,
+    correlation_id: String,
+    command: TaskCancel,
+    original: Vec<u8>,
+}
+
+struct Acting {
+    run: Arc<Run>,
+    source: Source,
+    stream: String,
+    waiting: Vec<Waiting>,
+}
+
+/// What a batch asks for.
+#[derive(Default)]
+struct Plan {
+    tasks: BTreeMap<Partition, Vec<(String, NewTask)>>,
+    commands: Vec<Waiting>,
+    refusals: Vec<(String, Refusal)>,
+    done: Vec<String>,
+    /// The fields of triggers whose task name turns out to be unknown, by entry.
+    originals: BTreeMap<String, Vec<u8>>,
+}
+
+impl Acting {
+    async fn handle(&mut self, entries: Vec<Entry>) {
+        let mut plan = Plan::default();
+        for entry in entries {
+            self.plan(entry, &mut plan);
+        }
+        let mut done = std::mem::take(&mut plan.done);
+        for (partition, tasks) in std::mem::take(&mut plan.tasks) {
+            done.extend(self.create(partition, tasks, &mut plan).await);
+        }
+        self.waiting.append(&mut plan.commands);
+        done.extend(self.command(&mut plan).await);
+        done.extend(self.refuse(std::mem::take(&mut plan.refusals)).await);
+        let mut waits = Waits::new();
+        while let Err(error) = self.run.store.acknowledge(&self.stream, &done).await {
+            self.run.report(&error, "can not acknowledge");
+            if !waits.pause(&self.run.left).await {
+                return;
+            }
+        }
+    }
+
+    fn plan(&self, entry: Entry, plan: &mut Plan) {
+        if entry.fields.is_empty() {
+            // Deleted while it was pending; nothing is left to act upon.
+            plan.done.push(entry.id);
+            return;
+        }
+        let fields = entry.borrowed();
+        match Envelope::decode(&entry.id, &fields) {
+            Err(refused) => plan.refusals.push(self.refusal(&entry, &refused)),
+            Ok(envelope) => match interpret(&envelope) {
+                Err(rejection) => {
+                    let refused = Refused {
+                        event_type: Some(envelope.event_type.to_string()),
+                        source_agent: Some(envelope.source_agent.to_string()),
+                        event_id: envelope.event_id.to_string(),
+                        correlation_id: correlation(&envelope).to_owned(),
+                        rejection,
+                    };
+                    plan.refusals.push(self.refusal(&entry, &refused));
+                }
+                Ok(Inbound::Task(trigger)) => {
+                    let origin = Origin {
+                        source_agent: &envelope.source_agent,
+                        event_id: &envelope.event_id,
+                        correlation_id: envelope.correlation_id.as_deref(),
+                        trace: envelope
+                            .traceparent
+                            .as_deref()
+                            .map(|parent| (parent, envelope.tracestate.as_deref())),
+                    };
+                    let task = self
+                        .run
+                        .defaults
+                        .task(*trigger, &origin, self.run.store.partition_count());
+                    if !self.run.options.handlers.has(task.trigger.task_name.as_str()) {
+                        plan.originals.insert(entry.id.clone(), netstrings(&fields));
+                    }
+                    plan.tasks
+                        .entry(task.id.partition())
+                        .or_default()
+                        .push((entry.id, task));
+                }
+                Ok(Inbound::Cancel(command)) => plan.commands.push(Waiting {
+                    since: Instant::now(),
+                    event_id: envelope.event_id.to_string(),
+                    correlation_id: correlation(&envelope).to_owned(),
+                    command,
+                    original: netstrings(&fields),
+                    entry_id: entry.id.clone(),
+                }),
+            },
+        }
+    }
+
+    /// Makes the tasks; while the queue is full it waits, and so does everything behind it in the stream. Answers the
+    /// entries that are done.
+    async fn create(&self, partition: Partition, mut tasks: Vec<(String, NewTask)>, plan: &mut Plan) -> Vec<String> {
+        let run = &self.run;
+        let mut done = Vec::new();
+        let mut waits = Waits::new();
+        while !tasks.is_empty() {
+            let batch: Vec<NewTask> = tasks.iter().map(|(_, task)| task.clone()).collect();
+            let appetite = run.spare_appetite();
+            let offered = appetite.slots.clone();
+            match run.store.create(partition, run.replica, true, &appetite, &batch).await {
+                Ok((words, claimed)) => {
+                    waits.reset();
+                    run.progress.mark(self.source.name());
+                    run.start_all(offered, claimed);
+                    let mut held_back = Vec::new();
+                    for ((entry_id, task), word) in tasks.into_iter().zip(words) {
+                        match word {
+                            Created::Ok => {
+                                if task.trigger.start != crate::domain::trigger::Start::Now {
+                                    run.timers.notify_one();
+                                }
+                                done.push(entry_id);
+                            }
+                            Created::Duplicate => {
+                                debug!(task_id = %task.id, "a repeated trigger created nothing");
+                                done.push(entry_id);
+                            }
+                            Created::Unknown => {
+                                let original = plan.originals.remove(&entry_id).unwrap_or_default();
+                                plan.refusals.push(self.unknown_task(entry_id, &task, original));
+                            }
+                            Created::Full => held_back.push((entry_id, task)),
+                        }
+                    }
+                    tasks = held_back;
+                    if !tasks.is_empty() {
+                        tokio::select! {
+                            // What is not admitted stays pending, for whoever comes next.
+                            () = run.stop.cancelled() => return done,
+                            () = run.room.notified() => {}
+                            () = tokio::time::sleep(FULL_PAUSE) => {}
+                        }
+                    }
+                }
+                Err(error) => {
+                    run.slots.give_back(offered);
+                    run.report(&error, "can not create tasks");
+                    if !waits.pause(&run.left).await {
+                        return done;
+                    }
+                }
+            }
+        }
+        done
+    }
+
+    /// Carries out commands, and again those that refer to something not known yet. Answers the entries that are done.
+    async fn command(&mut self, plan: &mut Plan) -> Vec<String> {
+        let mut done = Vec::new();
+        for waiting in std::mem::take(&mut self.waiting) {
+            let task = waiting.command.task_id;
+            let mut waits = Waits::new();
+            let word = loop {
+                if task.partition().number() >= self.run.store.partition_count() {
+                    break Cancelled::Missing;
+                }
+                let message = waiting.command.reason.as_deref();
+                let store = &self.run.store;
+                match store
+                    .cancel(
+                        task.partition(),
+                        self.run.replica,
+                        Some(&waiting.event_id),
+                        message,
+                        &[task],
+                    )
+                    .await
+                {
+                    Ok(words) => break words.first().copied().unwrap_or(Cancelled::Missing),
+                    Err(error) => {
+                        self.run.report(&error, "can not cancel");
+                        if !waits.pause(&self.run.left).await {
+                            return done;
+                        }
+                    }
+                }
+            };
+            match word {
+                Cancelled::Ok => done.push(waiting.entry_id),
+                Cancelled::Terminal => {
+                    plan.refusals.push(refused_cancel(
+                        &waiting,
+                        Reason::InvalidTransition,
+                        "the task has ended",
+                    ));
+                }
+                Cancelled::Missing if waiting.since.elapsed() < self.run.options.reference_wait => {
+                    self.waiting.push(waiting);
+                }
+                Cancelled::Missing => {
+                    plan.refusals
+                        .push(refused_cancel(&waiting, Reason::NotFound, "there is no such task"));
+                }
+            }
+        }
+        done
+    }
+
+    /// Keeps what can not be accepted. Answers the entries that are done.
+    async fn refuse(&self, refusals: Vec<(String, Refusal)>) -> Vec<String> {
+        let mut by_partition: BTreeMap<Partition, (Vec<String>, Vec<Refusal>)> = BTreeMap::new();
+        for (entry_id, refusal) in refusals {
+            warn!(
+                event_id = refusal.event_id,
+                reason = refusal.reason.as_str(),
+                "an inbound event was refused"
+            );
+            let home = Partition::of_name(&refusal.subject, self.run.store.partition_count());
+            let (entries, list) = by_partition.entry(home).or_default();
+            entries.push(entry_id);
+            list.push(refusal);
+        }
+        let mut done = Vec::new();
+        for (partition, (entries, list)) in by_partition {
+            let mut waits = Waits::new();
+            while let Err(error) = self.run.store.reject(partition, self.run.replica, &list).await {
+                self.run.report(&error, "can not keep refused events");
+                if !waits.pause(&self.run.left).await {
+                    return done;
+                }
+            }
+            done.extend(entries);
+        }
+        done
+    }
+
+    fn refusal(&self, entry: &Entry, refused: &Refused) -> (String, Refusal) {
+        let is_command = match refused.event_type.as_deref() {
+            Some(kind) if crate::domain::inbound::is_command(kind) => true,
+            Some(kind) if crate::domain::inbound::is_trigger(kind) => false,
+            _ => self.source == Source::Commands,
+        };
+        let fields = entry.borrowed();
+        let mut rejection = Cow::Borrowed(&refused.rejection);
+        let original = netstrings(&fields);
+        let original = if original.len() > ORIGINAL_BYTES_MAX {
+            let digest = Sha256::digest(&original);
+            let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            let message = format!(
+                "the original of {} bytes with sha256 {hex} is kept cut to {ORIGINAL_BYTES_CUT} bytes",
+                original.len()
+            );
+            rejection
+                .to_mut()
+                .problems
+                .push(crate::domain::rejection::Problem { field: None, message });
+            original[..ORIGINAL_BYTES_CUT].to_vec()
+        } else {
+            original
+        };
+        let refusal = if is_command {
+            let command = refused.event_type.as_deref().unwrap_or_default();
+            let members = format!("\"command\":{}", serde_json::json!(command));
+            (entry.id.clone(), members)
+        } else {
+            self.trigger_members(&entry.id, &refused.event_id)
+        };
+        let (subject, members) = refusal;
+        let refusal = Refusal {
+            subject,
+            is_command,
+            event_id: refused.event_id.clone(),
+            correlation_id: refused.correlation_id.clone(),
+            reason: rejection.reason,
+            errors: rejection.errors_json(),
+            members,
+            original,
+        };
+        (entry.id.clone(), refusal)
+    }
+
+    fn unknown_task(&self, entry_id: String, task: &NewTask, original: Vec<u8>) -> (String, Refusal) {
+        let message = format!(
+            "no replica has registered `{}` within the last hour",
+            task.trigger.task_name
+        );
+        let rejection = Rejection::new(Reason::UnknownTask, Some("task_name"), message);
+        let (subject, members) = self.trigger_members(&entry_id, &task.event_id);
+        let refusal = Refusal {
+            subject,
+            is_command: false,
+            event_id: task.event_id.clone(),
+            correlation_id: task.correlation_id.clone(),
+            reason: rejection.reason,
+            errors: rejection.errors_json(),
+            members,
+            original,
+        };
+        (entry_id, refusal)
+    }
+
+    /// The dead letter's id, derived from the entry so that a second delivery makes no second letter, and what the
+    /// event says of it.
+    fn trigger_members(&self, entry_id: &str, event_id: &str) -> (String, String) {
+        let id = TaskId::derive("dead-letter", &format!("{}/{entry_id}", self.stream), None, None, 1).to_string();
+        let members = format!(
+            "\"trigger_event_id\":{},\"dead_letter_id\":\"{id}\"",
+            serde_json::json!(event_id)
+        );
+        (id, members)
+    }
+}
+
+fn correlation<'a>(envelope: &'a Envelope<'_>) -> &'a str {
+    envelope.correlation_id.as_deref().unwrap_or(&envelope.event_id)
+}
+
+fn refused_cancel(waiting: &Waiting, reason: Reason, message: &str) -> (String, Refusal) {
+    let refusal = Refusal {
+        subject: waiting.entry_id.clone(),
+        is_command: true,
+        event_id: waiting.event_id.clone(),
+        correlation_id: waiting.correlation_id.clone(),
+        reason,
+        errors: Rejection::new(reason, Some("task_id"), message).errors_json(),
+        members: format!(
+            "\"command\":\"orchestration.task.cancel\",\"task_id\":\"{}\"",
+            waiting.command.task_id
+        ),
+        original: waiting.original.clone(),
+    };
+    (waiting.entry_id.clone(), refusal)
+}
+
+/// Fields and values in turn as netstrings, <https://cr.yp.to/proto/netstrings.txt>: byte for byte what came.
+fn netstrings(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for part in fields.iter().flat_map(|(name, value)| [name, value]) {
+        bytes.extend_from_slice(part.len().to_string().as_bytes());
+        bytes.push(b':');
+        bytes.extend_from_slice(part);
+        bytes.push(b',');
+    }
+    bytes
+}
+
+/// Whether calling again can help; the loops end the run when it can not.
+pub(super) fn is_final(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Schema { .. } | StoreError::Partitions { .. } | StoreError::NoFunctions
+    )
+}

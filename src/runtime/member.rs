@@ -1,0 +1,118 @@
+//! Says that the replica lives, and learns what is not its own any more.
+//!
+//! Every two seconds one beat a partition goes out with the list of all that the replica holds. It runs on a thread
+//! with a runtime and a connection of its own: a handler that blocks the others must not make the replica look dead.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::backoff::Waits;
+use super::replica::Run;
+use crate::domain::id::{Partition, TaskId};
+use crate::store::functions::{Beat, BeatReply, Claimed};
+use crate::store::{Store, StoreError};
+
+/// The time between beats.
+pub(super) const BEAT_INTERVAL: Duration = Duration::from_secs(2);
+/// How many beats apart the names of the tasks that can be run are said again.
+const RENEW_NAMES_EVERY: u64 = 30;
+
+/// Starts the beating thread; it ends with the run.
+pub(super) fn start_beating(run: Arc<Run>, store: Store) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("beat".to_owned()).spawn(
+        move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(beat(run, store)),
+            Err(error) => {
+                warn!(%error, "no runtime for the beat; the replica leaves");
+                run.fenced.cancel();
+            }
+        },
+    )
+}
+
+async fn beat(run: Arc<Run>, store: Store) {
+    let partitions: Vec<Partition> = store.partitions().collect();
+    let mut number = 0;
+    let mut before: Option<Instant> = None;
+    let mut waits = Waits::new();
+    loop {
+        number += 1;
+        let began = Instant::now();
+        let mut worked = true;
+        for partition in &partitions {
+            let beat = Beat {
+                number,
+                since_ms: before.map(|before| u64::try_from(before.elapsed().as_millis()).unwrap_or(u64::MAX)),
+                busy: run.slots.busy(),
+                workers: run.slots.size(),
+                completed: run.completed.load(Ordering::Relaxed),
+                failed: run.failed.load(Ordering::Relaxed),
+                renew_names: number % RENEW_NAMES_EVERY == 0,
+                held: run.holdings.list(),
+            };
+            match store.beat(*partition, run.replica, &beat).await {
+                Ok(BeatReply::Ok { gone, lost }) => learn(&run, &beat.held, &gone, lost),
+                Ok(BeatReply::Stranger) | Err(StoreError::NotJoined) => {
+                    warn!(replica = %run.replica, "redis does not know this replica any more; joining anew");
+                    run.fenced.cancel();
+                    return;
+                }
+                Err(error) => {
+                    run.report(&error, "can not beat");
+                    worked = false;
+                    break;
+                }
+            }
+        }
+        let pause = if worked {
+            waits.reset();
+            run.progress.mark("beat");
+            run.beats.note(began);
+            before = Some(began);
+            BEAT_INTERVAL.saturating_sub(began.elapsed())
+        } else {
+            waits.next()
+        };
+        tokio::select! {
+            () = run.left.cancelled() => return,
+            () = run.fenced.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+fn learn(run: &Arc<Run>, held: &[(TaskId, u32)], gone: &[TaskId], lost: Vec<Claimed>) {
+    for task in gone {
+        // What was settled or given anew while the beat was under way is no loss.
+        let still_held = run.holdings.list();
+        if let Some(entry) = held.iter().find(|(id, _)| id == task)
+            && still_held.contains(entry)
+        {
+            info!(task_id = %task, "an attempt is not this replica's any more; aborting it");
+            run.holdings.abort(*task);
+        }
+    }
+    for mut claimed in lost {
+        if let Some(adopted) = &run.adopted {
+            if run.holdings.enter(claimed.task_id, claimed.attempt).is_some() {
+                adopted
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push_back(claimed);
+                run.bell.notify_one();
+            }
+            continue;
+        }
+        // The slot that it was given may be another's by now.
+        match run.slots.take_one() {
+            Some(slot) => claimed.slot = slot,
+            None => continue,
+        }
+        info!(task_id = %claimed.task_id, attempt = claimed.attempt, "found an attempt whose assignment was lost");
+        run.start(claimed);
+    }
+}

@@ -1,0 +1,547 @@
+//! The task queue for programs that link the library: put tasks in, take tasks out, look at them.
+//!
+//! A program that takes tasks out is a member like a replica: it beats, it can be taken for dead, and what it held then
+//! comes back to another. Membership begins with the first [`TaskQueue::dequeue`]; a program that only puts tasks in
+//! holds nothing.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+
+use super::defaults::{Defaults, Origin};
+use super::handler::{Handlers, TaskContext};
+use super::replica::{Membership, ReplicaOptions};
+use crate::domain::id::{Name, ReplicaId, TaskId};
+use crate::domain::priority::Priority;
+use crate::domain::rejection::{Reason, Rejection};
+use crate::domain::retry::RetryPolicy;
+use crate::domain::trigger::{Start, TaskTrigger};
+use crate::error::Error;
+use crate::store::document::{StatisticsDocument, TaskDocument};
+use crate::store::functions::{Appetite, Cancelled, Claimed, Created, Joining, Outcome, Settled, Settlement};
+use crate::store::inbound::wait_behind;
+use crate::store::{Endpoint, Store, StoreError};
+
+/// A task to be put into a queue.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Task {
+    trigger: Result<TaskTrigger, Rejection>,
+    event_id: Option<String>,
+}
+
+impl Task {
+    /// A task of this name with no arguments.
+    pub fn new(name: &str) -> Self {
+        let trigger = name
+            .parse::<Name>()
+            .map(TaskTrigger::new)
+            .map_err(|error| Rejection::new(Reason::InvalidField, Some("task_name"), error.to_string()));
+        Self {
+            trigger,
+            event_id: None,
+        }
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut TaskTrigger) -> Result<(), Rejection>) -> Self {
+        // The first problem stays; `enqueue` tells it.
+        if let Ok(trigger) = &mut self.trigger
+            && let Err(rejection) = change(trigger)
+        {
+            self.trigger = Err(rejection);
+        }
+        self
+    }
+
+    /// Positional arguments: anything that serializes to a JSON list.
+    pub fn args(self, args: impl Serialize) -> Self {
+        self.set(|trigger| {
+            trigger.args = json("args", '[', &args)?;
+            Ok(())
+        })
+    }
+
+    /// Named arguments: anything that serializes to a JSON object.
+    pub fn kwargs(self, kwargs: impl Serialize) -> Self {
+        self.set(|trigger| {
+            trigger.kwargs = json("kwargs", '{', &kwargs)?;
+            Ok(())
+        })
+    }
+
+    /// Free-form data: anything that serializes to a JSON object.
+    pub fn metadata(self, metadata: impl Serialize) -> Self {
+        self.set(|trigger| {
+            trigger.metadata = json("metadata", '{', &metadata)?;
+            Ok(())
+        })
+    }
+
+    /// How urgent it is; normal unless said.
+    pub fn priority(self, priority: Priority) -> Self {
+        self.set(|trigger| {
+            trigger.priority = Some(priority);
+            Ok(())
+        })
+    }
+
+    /// The workflow that it belongs to.
+    pub fn workflow_id(self, workflow: &str) -> Self {
+        self.set(|trigger| {
+            let name = workflow.parse::<Name>();
+            trigger.workflow_id = Some(name.map_err(|error| invalid("workflow_id", &error))?);
+            Ok(())
+        })
+    }
+
+    /// The queue that it waits in.
+    pub fn queue(self, queue: &str) -> Self {
+        self.set(|trigger| {
+            trigger.queue = Some(queue.parse().map_err(|error| invalid("queue", &error))?);
+            Ok(())
+        })
+    }
+
+    /// The longest that an attempt may run; without limit unless said.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.set(|trigger| {
+            trigger.timeout_seconds = Some(timeout.as_secs_f64());
+            Ok(())
+        })
+    }
+
+    /// When a failed attempt is followed by another.
+    pub fn retry(self, policy: RetryPolicy) -> Self {
+        self.set(|trigger| match policy.problems().first() {
+            Some(problem) => Err(Rejection::new(Reason::InvalidField, Some("retry"), problem.to_string())),
+            None => {
+                trigger.retry = Some(policy);
+                Ok(())
+            }
+        })
+    }
+
+    /// Waits so long before it may start.
+    pub fn delay(self, delay: Duration) -> Self {
+        self.set(|trigger| {
+            trigger.start = Start::After(delay);
+            Ok(())
+        })
+    }
+
+    /// The caller's own id of the request: putting the same one in again creates nothing.
+    pub fn event_id(mut self, event_id: &str) -> Self {
+        self.event_id = Some(event_id.to_owned());
+        self
+    }
+}
+
+fn invalid(field: &str, error: &impl std::fmt::Display) -> Rejection {
+    Rejection::new(Reason::InvalidField, Some(field), error.to_string())
+}
+
+/// A value as JSON that begins as it should.
+fn json(field: &str, opening: char, value: &impl Serialize) -> Result<Box<RawValue>, Rejection> {
+    let value = serde_json::value::to_raw_value(value).map_err(|error| invalid(field, &error))?;
+    if value.get().starts_with(opening) {
+        return Ok(value);
+    }
+    let expected = if opening == '[' { "list" } else { "object" };
+    Err(Rejection::new(
+        Reason::InvalidField,
+        Some(field),
+        format!("must be a JSON {expected}"),
+    ))
+}
+
+/// How a program uses a queue.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct TaskQueueOptions {
+    /// Where Redis is.
+    pub endpoint: Endpoint,
+    /// Who the tasks come from.
+    pub source_agent: String,
+    /// The limit of tasks that are not terminal, over everyone; 0 is no limit. `None` leaves what is set.
+    pub max_size: Option<u64>,
+    /// The limit of tasks that run, over everyone; 0 is no limit. `None` leaves what is set.
+    pub max_running: Option<u64>,
+}
+
+impl TaskQueueOptions {
+    /// The queue on the Redis at `url`, with its limits as they are set.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        Self {
+            endpoint: Endpoint::new(url),
+            source_agent: "task-queue".to_owned(),
+            max_size: None,
+            max_running: None,
+        }
+    }
+}
+
+/// A queue of prioritised tasks, shared by everyone on the same Redis.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), waooaw_orchestration::Error> {
+/// use std::time::Duration;
+/// use waooaw_orchestration::{Priority, Task, TaskQueue, TaskQueueOptions};
+///
+/// let queue = TaskQueue::connect(TaskQueueOptions::new("redis://127.0.0.1:6379")).await?;
+/// let task = Task::new("process_data").args(["data-123"]).priority(Priority::High).workflow_id("workflow-1");
+/// let task_id = queue.enqueue(task).await?;
+///
+/// // In any other process:
+/// if let Some(task) = queue.dequeue(Duration::from_secs(5)).await? {
+///     queue.complete_task(task.task_id, &"done").await?;
+/// }
+/// println!("{} pending", queue.get_statistics().await?.pending_count);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct TaskQueue {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    options: TaskQueueOptions,
+    actor: ReplicaId,
+    defaults: Defaults,
+    member: tokio::sync::Mutex<Option<Membership>>,
+    stop: CancellationToken,
+    adopted: Arc<Mutex<VecDeque<Claimed>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl TaskQueue {
+    /// Connects and makes the keys where they are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RedisUnavailable`], or [`Error::Store`] when Redis holds something of another release.
+    pub async fn connect(options: TaskQueueOptions) -> Result<Self, Error> {
+        let store = Store::new(options.endpoint.clone())?;
+        let actor = ReplicaId::from_random(uuid::Uuid::new_v4().as_u64_pair().1);
+        let joining = Joining {
+            max_size: options.max_size,
+            max_running: options.max_running,
+            workers: None,
+            started_at: "",
+            announce: false,
+            task_names: &[],
+        };
+        for partition in store.partitions() {
+            store.join(partition, actor, &joining).await?;
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                store,
+                options,
+                actor,
+                defaults: Defaults::default(),
+                member: tokio::sync::Mutex::new(None),
+                stop: CancellationToken::new(),
+                adopted: Arc::default(),
+            }),
+        })
+    }
+
+    /// Puts a task in; answers its id. The name needs no handler: whoever dequeues decides what it means.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TaskQueueFull`], [`Error::InvalidField`], [`Error::RedisUnavailable`].
+    pub async fn enqueue(&self, task: Task) -> Result<TaskId, Error> {
+        let inner = &self.inner;
+        let trigger = task.trigger.map_err(Error::InvalidField)?;
+        let event_id = task.event_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        let origin = Origin {
+            source_agent: &inner.options.source_agent,
+            event_id: &event_id,
+            correlation_id: None,
+            trace: None,
+        };
+        let task = inner.defaults.task(trigger, &origin, inner.store.partition_count());
+        let (id, partition) = (task.id, task.id.partition());
+        let (words, _) = inner
+            .store
+            .create(partition, inner.actor, false, &Appetite::none(), &[task])
+            .await?;
+        match words.first() {
+            Some(Created::Ok | Created::Duplicate) => Ok(id),
+            Some(Created::Full) => {
+                let max_size = self.get_statistics().await?.max_size;
+                Err(Error::TaskQueueFull { max_size })
+            }
+            Some(Created::Unknown) | None => Err(Error::Store(StoreError::Protocol("create"))),
+        }
+    }
+
+    /// Takes the most urgent task, waiting up to `timeout` for one; `None` when none came. The wait costs no CPU.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RedisUnavailable`]; calling again is safe.
+    ///
+    /// # Cancel safety
+    ///
+    /// A task that was handed out to a call that was dropped is found by a later call within a few seconds.
+    pub async fn dequeue(&self, timeout: Duration) -> Result<Option<TaskContext>, Error> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        let member = self.member().await?;
+        let mut reader = self
+            .inner
+            .store
+            .blocking(timeout.clamp(Duration::from_millis(1), Duration::from_secs(5)));
+        loop {
+            let adopted = self
+                .inner
+                .adopted
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop_front();
+            if let Some(claimed) = adopted {
+                return member.context(claimed).map(Some);
+            }
+            let mut bells = Vec::new();
+            for partition in self.inner.store.partitions() {
+                let appetite = Appetite {
+                    slots: vec![0],
+                    runs_any: true,
+                    ..Appetite::none()
+                };
+                let (claimed, mut behind) = self.inner.store.claim(partition, member.replica(), &appetite).await?;
+                if let Some(claimed) = claimed.into_iter().next() {
+                    if member.enter(&claimed) {
+                        return member.context(claimed).map(Some);
+                    }
+                    continue;
+                }
+                bells.append(&mut behind);
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => return Ok(None),
+                () = member.bell() => {}
+                news = wait_behind(&mut reader, &bells) => { news?; }
+            }
+        }
+    }
+
+    /// The live membership; a new one when there was none or it was taken for dead.
+    async fn member(&self) -> Result<Membership, Error> {
+        let inner = &self.inner;
+        let mut slot = inner.member.lock().await;
+        if let Some(member) = &*slot
+            && member.is_alive()
+        {
+            return Ok(member.clone());
+        }
+        let options = ReplicaOptions {
+            max_size: None,
+            max_running: None,
+            workers: 1,
+            ..ReplicaOptions::new(Handlers::new())
+        };
+        let beat_store = Store::new(inner.options.endpoint.clone())?;
+        let adopted = Arc::clone(&inner.adopted);
+        let member = Membership::begin(
+            inner.store.clone(),
+            beat_store,
+            options,
+            inner.stop.child_token(),
+            adopted,
+        )
+        .await?;
+        *slot = Some(member.clone());
+        Ok(member)
+    }
+
+    /// Ends a dequeued task with a result.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TaskNotFound`], or [`Error::InvalidTransition`] when this process does not hold the task (any more).
+    pub async fn complete_task(&self, task: TaskId, result: &impl Serialize) -> Result<(), Error> {
+        let result = serde_json::to_string(result).map_err(|error| Error::InvalidField(invalid("result", &error)))?;
+        self.settle(task, Outcome::Completed { result, summary: None }).await
+    }
+
+    /// Ends a dequeued task's attempt with an error; it is retried as its policy says.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TaskQueue::complete_task`].
+    pub async fn fail_task(&self, task: TaskId, error: &str) -> Result<(), Error> {
+        let record = self
+            .inner
+            .store
+            .task(task)
+            .await?
+            .ok_or_else(|| Error::TaskNotFound(task.to_string()))?;
+        let policy = record.body.spec.retry.unwrap_or(RetryPolicy::STANDARD);
+        let delay = policy.delay(record.retry_count + 1, super::work::chance());
+        let error = serde_json::json!({ "type": "handler_error", "message": error }).to_string();
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.settle(task, Outcome::Failed { error, delay_ms }).await
+    }
+
+    async fn settle(&self, task: TaskId, outcome: Outcome) -> Result<(), Error> {
+        let member = self.inner.member.lock().await.clone();
+        let held = member
+            .as_ref()
+            .and_then(|member| Some((member, member.attempt_of(task)?)));
+        let Some((member, attempt)) = held else {
+            return match self.inner.store.task(task).await? {
+                None => Err(Error::TaskNotFound(task.to_string())),
+                Some(record) => Err(Error::InvalidTransition(format!(
+                    "task `{task}` is {} and not held by this process",
+                    record.state
+                ))),
+            };
+        };
+        let settlement = Settlement {
+            task_id: task,
+            attempt,
+            outcome,
+        };
+        let (words, _) = self
+            .inner
+            .store
+            .settle(task.partition(), member.replica(), &Appetite::none(), &[settlement])
+            .await?;
+        member.leave(task, attempt);
+        match words.first() {
+            Some(Settled::Retry) => {
+                member.wake_timers();
+                Ok(())
+            }
+            Some(Settled::Ok | Settled::Duplicate) => Ok(()),
+            Some(Settled::Stale) => Err(Error::InvalidTransition(format!(
+                "attempt {attempt} of task `{task}` is not this process's any more"
+            ))),
+            Some(Settled::Missing) | None => Err(Error::TaskNotFound(task.to_string())),
+        }
+    }
+
+    /// Stops a task that waits or runs, wherever; `false` when it had ended before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TaskNotFound`], [`Error::RedisUnavailable`].
+    pub async fn cancel_task(&self, task: TaskId) -> Result<bool, Error> {
+        let words = self
+            .inner
+            .store
+            .cancel(task.partition(), self.inner.actor, None, None, &[task])
+            .await?;
+        match words.first() {
+            Some(Cancelled::Ok) => Ok(true),
+            Some(Cancelled::Terminal) => Ok(false),
+            Some(Cancelled::Missing) | None => Err(Error::TaskNotFound(task.to_string())),
+        }
+    }
+
+    /// A task as it is right now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TaskNotFound`], [`Error::RedisUnavailable`].
+    pub async fn get_task(&self, task: TaskId) -> Result<TaskDocument, Error> {
+        task_document(&self.inner.store, task).await
+    }
+
+    /// All tasks of a workflow, in order of creation.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidField`], [`Error::RedisUnavailable`].
+    pub async fn get_workflow_tasks(&self, workflow: &str) -> Result<Vec<TaskDocument>, Error> {
+        let name = workflow
+            .parse()
+            .map_err(|error| Error::InvalidField(invalid("workflow_id", &error)))?;
+        let store = &self.inner.store;
+        let ids = store.workflow_tasks(&name).await?;
+        let records = store.tasks(&ids).await?;
+        Ok(records
+            .into_iter()
+            .flatten()
+            .map(|record| TaskDocument::new(record, None, &[]))
+            .collect())
+    }
+
+    /// The statistics over everyone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RedisUnavailable`].
+    pub async fn get_statistics(&self) -> Result<StatisticsDocument, Error> {
+        statistics(&self.inner.store).await
+    }
+
+    /// Changes how many tasks may run at once, over everyone; 0 is no limit. Takes effect with the next claim.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RedisUnavailable`].
+    pub async fn set_max_running(&self, max_running: u64) -> Result<(), Error> {
+        for partition in self.inner.store.partitions() {
+            self.inner
+                .store
+                .set_limits(partition, self.inner.actor, None, Some(max_running))
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// A task's document with everything that is kept of it.
+///
+/// # Errors
+///
+/// [`Error::TaskNotFound`], [`Error::RedisUnavailable`].
+pub async fn task_document(store: &Store, task: TaskId) -> Result<TaskDocument, Error> {
+    let record = store
+        .task(task)
+        .await?
+        .ok_or_else(|| Error::TaskNotFound(task.to_string()))?;
+    let due_ms = if record.is_delayed {
+        store.due_ms(task).await?
+    } else {
+        None
+    };
+    let notes = if record.retry_count > 0 {
+        store.attempt_notes(task).await?
+    } else {
+        Vec::new()
+    };
+    Ok(TaskDocument::new(record, due_ms, &notes))
+}
+
+/// The statistics of all partitions; zeros where no replica has ever run.
+///
+/// # Errors
+///
+/// [`Error::RedisUnavailable`].
+pub async fn statistics(store: &Store) -> Result<StatisticsDocument, Error> {
+    let mut partitions = Vec::new();
+    for partition in store.partitions() {
+        match store.statistics(partition).await {
+            Ok(statistics) => partitions.push(statistics),
+            Err(StoreError::NotJoined) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(StatisticsDocument::sum(&partitions))
+}

@@ -1,0 +1,372 @@
+//! Takes tasks for free slots, runs them, settles them.
+//!
+//! One loop a partition waits for free slots and asks for work; another gathers what ended while its last call was
+//! under way and settles it in one call, which hands out the next tasks for the slots that came free. So under load
+//! there is one round trip a batch and no loop ever waits on a timer to fill one.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use serde_json::json;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::backoff::Waits;
+use super::handler::{HandlerResult, TaskContext, TaskError};
+use super::replica::Run;
+use crate::domain::id::{Partition, TaskId};
+use crate::domain::retry::RetryPolicy;
+use crate::store::functions::{Appetite, Claimed, Outcome, Settled, Settlement};
+use crate::store::inbound::wait_behind;
+use crate::store::record::Body;
+
+/// How many ended attempts one call settles at most.
+const SETTLE_BATCH: usize = 256;
+/// How long an idle loop waits behind the queues before it looks by itself.
+pub(super) const IDLE_WAIT: Duration = Duration::from_secs(2);
+/// The largest result that events carry; a larger one is only in the task's record.
+const RESULT_IN_EVENT_BYTES: usize = 64 << 10;
+/// The largest result that is kept at all.
+const RESULT_BYTES_MAX: usize = 1 << 20;
+/// The longest error message that is kept.
+const ERROR_BYTES_MAX: usize = 8 << 10;
+
+/// An attempt that is over.
+pub(crate) struct Ended {
+    task_id: TaskId,
+    attempt: u32,
+    slot: u16,
+    /// How it ended; `None` when it is not the replica's to settle.
+    outcome: Option<Outcome>,
+}
+
+impl Run {
+    fn appetite(&self, slots: Vec<u16>) -> Appetite {
+        Appetite {
+            slots,
+            runs_any: false,
+            max_wait_ms: u64::try_from(self.options.max_wait.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Free slots for a call that can hand out work on the side; none while draining.
+    pub(super) fn spare_appetite(&self) -> Appetite {
+        self.appetite(if self.stop.is_cancelled() {
+            Vec::new()
+        } else {
+            self.slots.take_all()
+        })
+    }
+
+    /// Starts what a call handed out for `offered` slots, and gives the other slots back.
+    pub(super) fn start_all(self: &Arc<Self>, offered: Vec<u16>, claimed: Vec<Claimed>) {
+        let mut unused = offered;
+        for task in claimed {
+            unused.retain(|slot| *slot != task.slot);
+            self.start(task);
+        }
+        self.slots.give_back(unused);
+    }
+
+    /// Runs an attempt in the slot that it was given, unless it runs already.
+    pub(super) fn start(self: &Arc<Self>, claimed: Claimed) {
+        let Some(cancel) = self.holdings.enter(claimed.task_id, claimed.attempt) else {
+            self.slots.give_back([claimed.slot]);
+            return;
+        };
+        let run = Arc::clone(self);
+        let attempt = async move {
+            let outcome = run.attempt(&claimed, &cancel).await;
+            cancel.cancel();
+            let ended = Ended {
+                task_id: claimed.task_id,
+                attempt: claimed.attempt,
+                slot: claimed.slot,
+                outcome,
+            };
+            let queue = &run.ended[usize::from(claimed.task_id.partition().number())];
+            if queue.send(ended).await.is_err() {
+                // The settling loop ends last; only a run that was fenced drops what ended.
+                run.slots.give_back([claimed.slot]);
+            }
+        };
+        // Named, since the beat starts what it finds from a runtime of its own.
+        self.tracker.spawn_on(attempt, &self.runtime);
+    }
+
+    /// One attempt from its arguments to its outcome.
+    async fn attempt(&self, claimed: &Claimed, cancel: &CancellationToken) -> Option<Outcome> {
+        let body = match Body::parse(&claimed.body) {
+            Ok(body) => body,
+            Err(damage) => {
+                return Some(Outcome::Rejected {
+                    error: error_json(&TaskError::permanent("damaged", &damage.to_string())),
+                });
+            }
+        };
+        let Some(registered) = self.options.handlers.get(&body.task_name) else {
+            return Some(Outcome::Released);
+        };
+        let policy = body.spec.retry.unwrap_or(RetryPolicy::STANDARD);
+        let task = TaskContext::new(claimed, body, cancel.child_token());
+        let timeout = task.timeout;
+        let name = task.name.clone();
+        let told = task.cancelled.clone();
+        let began = Instant::now();
+        let handler = Arc::clone(&registered.handler);
+        // A panic in a handler ends the attempt, not the replica.
+        let work = AssertUnwindSafe(async move { handler.run(task).await }).catch_unwind();
+        let finished = tokio::select! {
+            biased;
+            () = cancel.cancelled() => None,
+            () = self.hand_back.cancelled() => Some(Ending::HandedBack),
+            result = work => Some(Ending::Returned(result.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))))),
+            () = expiry(timeout) => Some(Ending::Expired),
+        };
+        told.cancel();
+        let elapsed = began.elapsed();
+        if elapsed > self.options.slow_task {
+            warn!(task_id = %claimed.task_id, attempt = claimed.attempt, task_name = name,
+                elapsed_ms = elapsed.as_millis(), "slow task");
+        }
+        let delay_ms = || {
+            let delay = policy.delay(claimed.retry_count + 1, chance());
+            u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)
+        };
+        let outcome = match finished? {
+            Ending::HandedBack => Outcome::Released,
+            Ending::Expired => {
+                let limit = timeout.unwrap_or_default().as_secs_f64();
+                let message = format!("the attempt exceeded max execution time of {limit} s");
+                Outcome::Timeout {
+                    error: error_json(&TaskError::permanent("timeout", &message)),
+                    delay_ms: delay_ms(),
+                }
+            }
+            Ending::Returned(Ok(result)) => completed(&result),
+            Ending::Returned(Err(error)) if error.is_retryable => Outcome::Failed {
+                error: error_json(&error),
+                delay_ms: delay_ms(),
+            },
+            Ending::Returned(Err(error)) => Outcome::Rejected {
+                error: error_json(&error),
+            },
+        };
+        let counter = if matches!(outcome, Outcome::Completed { .. }) {
+            &self.completed
+        } else {
+            &self.failed
+        };
+        counter.fetch_add(u64::from(!matches!(outcome, Outcome::Released)), Ordering::Relaxed);
+        debug!(task_id = %claimed.task_id, attempt = claimed.attempt, task_name = name,
+            elapsed_ms = elapsed.as_millis(), outcome = outcome_word(&outcome), "attempt ended");
+        Some(outcome)
+    }
+}
+
+/// How a handler came to its end.
+enum Ending {
+    Returned(HandlerResult),
+    Expired,
+    HandedBack,
+}
+
+/// Ends when the attempt's time is up; never without a limit.
+async fn expiry(timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => tokio::time::sleep(timeout).await,
+        None => std::future::pending().await,
+    }
+}
+
+const fn outcome_word(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Completed { .. } => "completed",
+        Outcome::Failed { .. } => "failed",
+        Outcome::Timeout { .. } => "timeout",
+        Outcome::Rejected { .. } => "rejected",
+        Outcome::Released => "released",
+    }
+}
+
+fn completed(result: &RawValue) -> Outcome {
+    let text = result.get();
+    if text.len() > RESULT_BYTES_MAX {
+        let message = format!(
+            "the result has {} bytes, at most {RESULT_BYTES_MAX} are kept",
+            text.len()
+        );
+        return Outcome::Rejected {
+            error: error_json(&TaskError::permanent("result_too_large", &message)),
+        };
+    }
+    let summary = (text.len() > RESULT_IN_EVENT_BYTES).then(|| {
+        let digest = Sha256::digest(text.as_bytes());
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("\"result_bytes\":{},\"result_sha256\":\"{hex}\"", text.len())
+    });
+    Outcome::Completed {
+        result: text.to_owned(),
+        summary,
+    }
+}
+
+fn error_json(error: &TaskError) -> String {
+    let mut end = error.message.len().min(ERROR_BYTES_MAX);
+    while !error.message.is_char_boundary(end) {
+        end -= 1;
+    }
+    json!({ "type": error.kind, "message": error.message[..end] }).to_string()
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> TaskError {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    TaskError::new(&format!("the handler panicked: {}", text.unwrap_or("no message"))).with_kind("panic")
+}
+
+/// A random number from 0 to 1.
+pub(super) fn chance() -> f64 {
+    let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
+    // The leading 32 bits: exact in a float.
+    f64::from(u32::try_from(random >> 32).unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+/// Asks for work whenever slots are free, and waits behind the queues when there is none.
+pub(super) async fn take_work(run: Arc<Run>, partition: Partition) {
+    let mut reader = run.store.blocking(IDLE_WAIT);
+    let mut waits = Waits::new();
+    loop {
+        run.progress.idle("take");
+        let offered = tokio::select! {
+            biased;
+            () = run.stop.cancelled() => return,
+            offered = run.slots.take_some() => offered,
+        };
+        run.progress.expect("take");
+        let wanted = offered.len();
+        let bells = match run
+            .store
+            .claim(partition, run.replica, &run.appetite(offered.clone()))
+            .await
+        {
+            Ok((claimed, bells)) => {
+                waits.reset();
+                run.progress.mark("take");
+                let is_sated = claimed.len() == wanted;
+                run.start_all(offered, claimed);
+                if is_sated { continue } else { bells }
+            }
+            Err(error) => {
+                run.slots.give_back(offered);
+                run.report(&error, "can not take work");
+                if waits.pause(&run.stop).await {
+                    continue;
+                }
+                return;
+            }
+        };
+        let news = tokio::select! {
+            biased;
+            () = run.stop.cancelled() => return,
+            () = run.bell.notified() => Ok(Vec::new()),
+            news = wait_behind(&mut reader, &bells) => news,
+        };
+        if let Err(error) = news {
+            run.report(&error, "can not wait for work");
+            if !waits.pause(&run.stop).await {
+                return;
+            }
+        }
+    }
+}
+
+/// Settles what ended. Ends when the run does and everything is settled.
+pub(super) async fn settle_work(run: Arc<Run>, partition: Partition, mut queue: mpsc::Receiver<Ended>) {
+    let mut waits = Waits::new();
+    let mut batch = Vec::new();
+    loop {
+        batch.clear();
+        let received = tokio::select! {
+            biased;
+            () = run.fenced.cancelled() => return,
+            received = queue.recv_many(&mut batch, SETTLE_BATCH) => received,
+        };
+        if received == 0 {
+            return;
+        }
+        let settlements: Vec<Settlement> = batch
+            .iter_mut()
+            .filter_map(|ended| {
+                let outcome = ended.outcome.take()?;
+                Some(Settlement {
+                    task_id: ended.task_id,
+                    attempt: ended.attempt,
+                    outcome,
+                })
+            })
+            .collect();
+        let freed: Vec<u16> = batch.iter().map(|ended| ended.slot).collect();
+        let mut claimed = Vec::new();
+        while !settlements.is_empty() {
+            let offered = if run.stop.is_cancelled() {
+                Vec::new()
+            } else {
+                freed.clone()
+            };
+            match run
+                .store
+                .settle(partition, run.replica, &run.appetite(offered), &settlements)
+                .await
+            {
+                Ok((words, next)) => {
+                    waits.reset();
+                    claimed = next;
+                    run.note_settled(&settlements, &words);
+                    break;
+                }
+                Err(error) => {
+                    // The same call again is safe, and until it gets through these attempts stay on the list of what
+                    // the replica holds.
+                    run.report(&error, "can not settle");
+                    tokio::select! {
+                        () = run.fenced.cancelled() => return,
+                        () = tokio::time::sleep(waits.next()) => {}
+                    }
+                }
+            }
+        }
+        for ended in &batch {
+            run.holdings.leave(ended.task_id, ended.attempt);
+        }
+        run.start_all(freed, claimed);
+        run.room.notify_one();
+    }
+}
+
+impl Run {
+    fn note_settled(&self, settlements: &[Settlement], words: &[Settled]) {
+        for (settlement, word) in settlements.iter().zip(words) {
+            match word {
+                Settled::Ok | Settled::Duplicate => {}
+                Settled::Retry => self.timers.notify_one(),
+                Settled::Stale => {
+                    warn!(task_id = %settlement.task_id, attempt = settlement.attempt,
+                        "a late result was refused: the attempt is not this replica's any more");
+                }
+                Settled::Missing => {
+                    error!(task_id = %settlement.task_id, attempt = settlement.attempt,
+                        "redis does not know a task that ran: its keys were removed");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Puts the parts together: from a checked configuration to a running replica with its HTTP side.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::config::{Config, HandlerKind};
+use super::http;
+use crate::runtime::builtin::with_builtin;
+use crate::runtime::defaults::HandlerDefaults;
+use crate::runtime::handler::Handlers;
+use crate::runtime::replica::{Replica, ReplicaOptions};
+use crate::store::{Endpoint, Store, StoreError};
+
+/// Why a service can not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Redis holds something that this release can not work with.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The HTTP address is taken or not this machine's.
+    #[error("can not listen on {address}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Handlers are configured that can not run.
+    #[error("{0}")]
+    Handlers(String),
+}
+
+/// Where Redis is, by the configuration.
+#[must_use]
+pub fn endpoint(config: &Config) -> Endpoint {
+    let redis = &config.redis;
+    let mut endpoint = Endpoint::new(redis.url.reveal());
+    endpoint.prefix.clone_from(&redis.prefix);
+    endpoint.partitions = redis.partitions.get();
+    endpoint.connect_timeout = redis.connect_timeout;
+    endpoint.response_timeout = redis.response_timeout;
+    endpoint.load_functions = redis.load_functions;
+    endpoint
+}
+
+/// What tasks of a name get where their trigger says nothing, by the configuration.
+#[must_use]
+pub fn handler_defaults(config: &Config) -> BTreeMap<String, HandlerDefaults> {
+    config
+        .handlers
+        .iter()
+        .map(|(name, handler)| {
+            let mut defaults = HandlerDefaults::default();
+            // A name that fits no queue was refused when the configuration was read.
+            defaults.queue = handler.queue.as_ref().and_then(|queue| queue.as_str().parse().ok());
+            defaults.timeout_seconds = handler.timeout.map(|timeout| timeout.as_secs_f64());
+            defaults.retry = handler.retry;
+            defaults.priority = handler.priority;
+            (name.to_string(), defaults)
+        })
+        .collect()
+}
+
+/// The handlers of the configuration on top of those that the program brings.
+fn handlers(config: &Config, own: Handlers) -> Result<Handlers, ServeError> {
+    let mut handlers = if config.handlers_builtin {
+        with_builtin(own)
+    } else {
+        own
+    };
+    let builtin = with_builtin(Handlers::new());
+    let mut problems = Vec::new();
+    for (name, defaults) in handler_defaults(config) {
+        let Some(handler) = config
+            .handlers
+            .iter()
+            .find(|(known, _)| known.as_str() == name)
+            .map(|(_, handler)| handler)
+        else {
+            continue;
+        };
+        match handler.kind {
+            HandlerKind::Builtin => {
+                if !handlers.has(&name) {
+                    match builtin.only(&name) {
+                        Some(one) => handlers = handlers.merge(one),
+                        None => problems.push(format!("`handlers.{name}`: there is no builtin of this name")),
+                    }
+                }
+                handlers = handlers.with_defaults(&name, defaults);
+            }
+            HandlerKind::Http { .. } | HandlerKind::Command { .. } | HandlerKind::Agent { .. } => {
+                problems.push(format!(
+                    "`handlers.{name}`: this version runs handlers of kind `builtin` only"
+                ));
+            }
+        }
+    }
+    if problems.is_empty() {
+        Ok(handlers)
+    } else {
+        Err(ServeError::Handlers(problems.join("; ")))
+    }
+}
+
+/// How a replica runs, by the configuration.
+fn replica_options(config: &Config, own: Handlers) -> Result<ReplicaOptions, ServeError> {
+    let mut options = ReplicaOptions::new(handlers(config, own)?);
+    options.workers = u16::try_from(config.worker_pool.max_workers.get()).unwrap_or(u16::MAX);
+    options.max_size = Some(config.queue.max_size.map_or(0, |limit| u64::from(limit.get())));
+    options.max_running = Some(config.queue.max_running.map_or(0, |limit| u64::from(limit.get())));
+    options.max_wait = config.queue.max_wait;
+    options.reference_wait = config.queue.reference_wait;
+    options.retry = config.retry.default;
+    options.grace = config.shutdown.grace;
+    options.slow_task = config.telemetry.slow_task;
+    Ok(options)
+}
+
+/// Runs one replica with its HTTP side until `stop` and the drain that follows.
+///
+/// # Errors
+///
+/// A [`ServeError`] that no waiting can mend.
+pub async fn serve(config: &Config, own: Handlers, stop: CancellationToken) -> Result<(), ServeError> {
+    let options = replica_options(config, own)?;
+    if options.handlers.names().is_empty() {
+        warn!("no handlers: this replica reads triggers and runs nothing");
+    }
+    let store = Store::new(endpoint(config))?;
+    let beat_store = Store::new(endpoint(config))?;
+    let replica = Replica::new(store, beat_store, options, stop);
+    let address = config.http.addr;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Listen { address, source })?;
+    info!(%address, "http");
+    let http_stop = CancellationToken::new();
+    let http = tokio::spawn(http::serve(listener, replica.handle(), http_stop.clone()));
+    let outcome = replica.run().await;
+    // While the replica drains, `/readyz` says so; only then does HTTP end.
+    http_stop.cancel();
+    match tokio::time::timeout(Duration::from_secs(2), http).await {
+        Ok(Ok(Ok(()))) | Err(_) => {}
+        Ok(Ok(Err(problem))) => error!(%problem, "http ended badly"),
+        Ok(Err(problem)) => error!(%problem, "http ended badly"),
+    }
+    Ok(outcome?)
+}
