@@ -392,7 +392,7 @@ impl TaskQueue {
             .ok_or_else(|| Error::TaskNotFound(task.to_string()))?;
         let policy = record.body.spec.retry.unwrap_or(RetryPolicy::STANDARD);
         let delay = policy.delay(record.retry_count + 1, super::work::chance());
-        let error = serde_json::json!({ "type": "handler_error", "message": error }).to_string();
+        let error = super::work::error_json(&super::handler::TaskError::new(error));
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.settle(task, Outcome::Failed { error, delay_ms }).await
     }

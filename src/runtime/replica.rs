@@ -24,7 +24,7 @@ use crate::domain::id::{ReplicaId, TaskId};
 use crate::domain::retry::RetryPolicy;
 use crate::error::Error;
 use crate::store::functions::{Claimed, Joining};
-use crate::store::record::Body;
+use crate::store::record::Record;
 use crate::store::{Store, StoreError};
 
 /// How a replica runs.
@@ -469,9 +469,9 @@ impl Membership {
 
     /// What whoever runs the task is told.
     pub(super) fn context(&self, claimed: Claimed) -> Result<TaskContext, Error> {
-        let body = Body::parse(&claimed.body).map_err(|_| StoreError::Protocol("task record"))?;
+        let record = Record::parse(claimed.task_id, &claimed.record).map_err(|_| StoreError::Protocol("task record"))?;
         let cancelled = self.run.holdings.token(claimed.task_id).unwrap_or_default();
-        Ok(TaskContext::new(&claimed, body, cancelled))
+        Ok(TaskContext::new(&claimed, record.body, cancelled))
     }
 }
 

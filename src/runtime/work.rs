@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use serde_json::json;
+use serde::Serialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
@@ -24,7 +24,7 @@ use crate::domain::id::{Partition, TaskId};
 use crate::domain::retry::RetryPolicy;
 use crate::store::functions::{Appetite, Claimed, Outcome, Settled, Settlement};
 use crate::store::inbound::wait_behind;
-use crate::store::record::Body;
+use crate::store::record::Record;
 
 /// How many ended attempts one call settles at most.
 const SETTLE_BATCH: usize = 256;
@@ -102,14 +102,16 @@ impl Run {
 
     /// One attempt from its arguments to its outcome.
     async fn attempt(&self, claimed: &Claimed, cancel: &CancellationToken) -> Option<Outcome> {
-        let body = match Body::parse(&claimed.body) {
-            Ok(body) => body,
+        let record = match Record::parse(claimed.task_id, &claimed.record) {
+            Ok(record) => record,
             Err(damage) => {
                 return Some(Outcome::Rejected {
                     error: error_json(&TaskError::permanent("damaged", &damage.to_string())),
                 });
             }
         };
+        let retry = record.retry_count + 1;
+        let body = record.body;
         let Some(registered) = self.options.handlers.get(&body.task_name) else {
             return Some(Outcome::Released);
         };
@@ -136,7 +138,7 @@ impl Run {
                 elapsed_ms = elapsed.as_millis(), "slow task");
         }
         let delay_ms = || {
-            let delay = policy.delay(claimed.retry_count + 1, chance());
+            let delay = policy.delay(retry, chance());
             u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)
         };
         let outcome = match finished? {
@@ -217,12 +219,20 @@ fn completed(result: &RawValue) -> Outcome {
     }
 }
 
-fn error_json(error: &TaskError) -> String {
+/// The error as events carry it.
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    r#type: &'a str,
+    message: &'a str,
+}
+
+pub(super) fn error_json(error: &TaskError) -> String {
     let mut end = error.message.len().min(ERROR_BYTES_MAX);
     while !error.message.is_char_boundary(end) {
         end -= 1;
     }
-    json!({ "type": error.kind, "message": error.message[..end] }).to_string()
+    let body = ErrorBody { r#type: &error.kind, message: &error.message[..end] };
+    serde_json::to_string(&body).unwrap_or_else(|_| "{}".to_owned())
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> TaskError {

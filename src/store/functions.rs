@@ -11,7 +11,6 @@ use super::reply::{integer, items, string, text, worded};
 use super::{Store, StoreError};
 use crate::domain::id::{Partition, ReplicaId, TaskId};
 use crate::domain::rejection::Reason;
-use crate::domain::trigger::Start;
 
 /// What a caller that has free slots may be given.
 #[derive(Debug, Clone)]
@@ -54,12 +53,8 @@ pub struct Claimed {
     pub attempt: u32,
     /// The slot that it was given.
     pub slot: u16,
-    /// Retries used so far.
-    pub retry_count: u32,
-    /// Retries that may be used.
-    pub max_retries: u32,
-    /// The record's body, for [`super::record::Body::parse`].
-    pub body: String,
+    /// The record as it was before, for [`super::record::Record::parse`].
+    pub record: Vec<u8>,
 }
 
 /// What became of a task that was to be made.
@@ -117,6 +112,21 @@ pub struct Settlement {
     pub attempt: u32,
     /// How it ended.
     pub outcome: Outcome,
+}
+
+impl Settlement {
+    /// The verdict and the data as the function takes them.
+    fn verdict(&self) -> (String, &str) {
+        let attempt = self.attempt;
+        match &self.outcome {
+            Outcome::Completed { result, summary: None } => (format!("{attempt} completed 0"), result),
+            Outcome::Completed { result, summary: Some(summary) } => (format!("{attempt} completed 0 {summary}"), result),
+            Outcome::Failed { error, delay_ms } => (format!("{attempt} failed {delay_ms}"), error),
+            Outcome::Timeout { error, delay_ms } => (format!("{attempt} timeout {delay_ms}"), error),
+            Outcome::Rejected { error } => (format!("{attempt} rejected 0"), error),
+            Outcome::Released => (format!("{attempt} released 0"), "\"shutdown\""),
+        }
+    }
 }
 
 /// What became of a settlement.
@@ -299,20 +309,10 @@ impl Store {
         args.show(replica).flag(check_names);
         appetite.push(&mut args);
         for task in tasks {
-            let start = match task.trigger.start {
-                Start::Now => String::new(),
-                Start::After(delay) => format!("+{}", delay.as_millis()),
-                Start::At(due_ms) => due_ms.max(0).to_string(),
-            };
             args.show(task.id)
-                .push(task.trigger.task_name.as_str())
-                .push(task.queue.as_str())
-                .show(task.priority.rank())
-                .push(start)
-                .show(task.retry.max_retries)
-                .push(task.workflow_id.as_ref().map_or("", |workflow| workflow.as_str()))
-                .push(task.event_id.as_str())
-                .push(task.created_members())
+                .push(task.routing())
+                .push(task.origin())
+                .push(task.created_payload())
                 .push(task.body());
         }
         let (_, mut rest) = worded(self.call(Function::Create, partition, args).await?, "create")?;
@@ -368,20 +368,8 @@ impl Store {
         args.show(replica);
         appetite.push(&mut args);
         for settlement in settlements {
-            args.show(settlement.task_id).show(settlement.attempt);
-            match &settlement.outcome {
-                Outcome::Completed { result, summary } => args
-                    .push("completed")
-                    .push("0")
-                    .push(result.as_str())
-                    .push(summary.as_deref().unwrap_or_default()),
-                Outcome::Failed { error, delay_ms } => args.push("failed").show(delay_ms).push(error.as_str()).push(""),
-                Outcome::Timeout { error, delay_ms } => {
-                    args.push("timeout").show(delay_ms).push(error.as_str()).push("")
-                }
-                Outcome::Rejected { error } => args.push("rejected").push("0").push(error.as_str()).push(""),
-                Outcome::Released => args.push("released").push("0").push("\"shutdown\"").push(""),
-            };
+            let (verdict, data) = settlement.verdict();
+            args.show(settlement.task_id).push(verdict).push(data);
         }
         let (_, mut rest) = worded(self.call(Function::Settle, partition, args).await?, "settle")?;
         let words = words(rest.next(), "settle", |word| match word {
@@ -642,14 +630,8 @@ fn one_claimed(row: Vec<Value>) -> Option<Claimed> {
     let mut number = || row.next().as_ref().and_then(integer);
     let attempt = u32::try_from(number()?).ok()?;
     let slot = u16::try_from(number()?).ok()?;
-    let retry_count = u32::try_from(number()?).ok()?;
-    let max_retries = u32::try_from(number()?).ok()?;
-    Some(Claimed {
-        task_id,
-        attempt,
-        slot,
-        retry_count,
-        max_retries,
-        body: row.next().and_then(string)?,
-    })
+    match row.next()? {
+        Value::BulkString(record) => Some(Claimed { task_id, attempt, slot, record }),
+        _ => None,
+    }
 }

@@ -9,7 +9,7 @@ use crate::domain::id::{Name, QueueName, ReplicaId, TaskId};
 use crate::domain::priority::Priority;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::state::TaskState;
-use crate::domain::trigger::TaskTrigger;
+use crate::domain::trigger::{Start, TaskTrigger};
 
 /// How many bytes of a record change; the body follows.
 pub const HEADER_BYTES: usize = 62;
@@ -119,11 +119,13 @@ impl NewTask {
         head
     }
 
-    /// The JSON members that only the `created` event carries.
-    pub(super) fn created_members(&self) -> String {
+    /// The payload of the `created` event up to what only Redis knows: its last members and the brace.
+    pub(super) fn created_payload(&self) -> String {
         let text = |name: &Option<Name>| name.as_ref().map_or("null".to_owned(), |name| format!("\"{name}\""));
         format!(
-            "\"priority\":\"{}\",\"queue\":\"{}\",\"agent_id\":{},\"key\":{}",
+            "{{\"task_id\":\"{}\",{},\"attempt\":0,\"priority\":\"{}\",\"queue\":\"{}\",\"agent_id\":{},\"key\":{},\"blocked_by\":[]",
+            self.id,
+            self.head(),
             self.priority,
             self.queue,
             text(&self.trigger.agent_id),
@@ -131,9 +133,43 @@ impl NewTask {
         )
     }
 
+    /// Where the task goes: what the function reads once for all tasks that share it.
+    pub(super) fn routing(&self) -> String {
+        let trigger = &self.trigger;
+        let start = match trigger.start {
+            Start::Now => "-".to_owned(),
+            Start::After(delay) => format!("+{}", delay.as_millis()),
+            Start::At(due_ms) => due_ms.max(0).to_string(),
+        };
+        format!(
+            "{} {} {} {} {start} {}",
+            trigger.task_name,
+            self.queue,
+            self.priority.rank(),
+            self.retry.max_retries,
+            self.workflow_id.as_ref().map_or("-", Name::as_str)
+        )
+    }
+
+    /// Where the task comes from: the cause alone when it is also the chain and nobody traces.
+    pub(super) fn origin(&self) -> String {
+        if self.trace.is_none() && self.correlation_id == self.event_id {
+            return self.event_id.clone();
+        }
+        format!("{}\n{}\n{}", self.event_id, self.correlation_id, self.trace_text())
+    }
+
+    /// W3C trace context in the form of the record: `traceparent`, a unit separator, `tracestate`; empty without.
+    fn trace_text(&self) -> String {
+        match &self.trace {
+            Some((parent, Some(state))) => format!("{parent}\u{1f}{state}"),
+            Some((parent, None)) => parent.clone(),
+            None => String::new(),
+        }
+    }
+
     /// The record's body.
     pub(super) fn body(&self) -> String {
-        use crate::domain::trigger::Start;
         let trigger = &self.trigger;
         let (run_at_ms, delay_ms) = match trigger.start {
             Start::Now => (None, None),
@@ -154,11 +190,7 @@ impl NewTask {
             tags: trigger.tags.clone(),
             metadata: trigger.metadata.clone(),
         };
-        let trace = match &self.trace {
-            Some((parent, Some(state))) => format!("{parent}\u{1f}{state}"),
-            Some((parent, None)) => parent.clone(),
-            None => String::new(),
-        };
+        let trace = self.trace_text();
         let spec = serde_json::to_string(&spec).unwrap_or_else(|_| "{}".to_owned());
         format!(
             "{}\n{}\n{}\n{trace}\n{spec}",
@@ -227,8 +259,8 @@ impl Body {
             queue: queue.parse().map_err(|_| DamagedRecord)?,
             task_name: head.task_name,
             workflow_id: head.workflow_id,
+            correlation_id: if correlation_id.is_empty() { &head.trigger_event_id } else { correlation_id }.to_owned(),
             trigger_event_id: head.trigger_event_id,
-            correlation_id: correlation_id.to_owned(),
             traceparent,
             tracestate,
             spec: serde_json::from_str(spec).map_err(|_| DamagedRecord)?,

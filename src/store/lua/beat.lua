@@ -54,7 +54,7 @@ local function beat(keys, args)
     ids[#ids + 1] = args[i]
     held[args[i]] = tonumber(args[i + 1])
   end
-  local records = load_records(ctx, ids)
+  local records = load_records(task_keys(ctx, ids))
   for i, id in ipairs(ids) do
     local h = read_header(records[i])
     if not h or h[STATE] ~= RUNNING or h[OWNER] ~= replica or h[ATTEMPT] ~= held[id] then gone[#gone + 1] = id end
@@ -69,8 +69,7 @@ local function beat(keys, args)
           local raw = redis.call('GET', task_key(ctx, id))
           local h = read_header(raw)
           if h and h[STATE] == RUNNING and h[OWNER] == replica then
-            lost[#lost + 1] = { id, h[ATTEMPT], h[SLOT], h[RETRIES], h[MAX_RETRIES],
-              string.sub(raw, HEADER_BYTES + 1, HEADER_BYTES + h[BODY]) }
+            lost[#lost + 1] = { id, h[ATTEMPT], h[SLOT], raw }
           end
         end
       end

@@ -21,19 +21,19 @@ local function cancel_task(ctx, id, raw, h, reason, cause, members)
     ctx.count.running = ctx.count.running - 1
     ring(ctx, 'cancel', id)
   else
-    local field = 'p' .. h[RANK]
+    local field = WAITING[h[RANK]]
     ctx.count[field] = ctx.count[field] - 1
     if h[PLACE] == DELAYED then
       redis.call('ZREM', ctx.prefix .. 'timers', id)
     else
       if h[PLACE] == PARKED then ctx.count.parked = ctx.count.parked - 1 end
-      redis.call('XDEL', stream_of(ctx, h, queue, head), entry_id(h))
+      redis.call('XDEL', stream_of(ctx, h, queue, head), entry_id(ctx, h))
     end
   end
   count_end(ctx, h, CANCELLED)
   emit_task(ctx, 'orchestration.task.cancelled', id, h, head, correlation, trace,
     '"reason":"' .. reason .. '","root_cause_task_id":null' .. members, cause)
-  save(ctx, id, raw, h, cancel_note(reason, cause))
+  save(ctx, task_key(ctx, id), raw, h, cancel_note(reason, cause))
 end
 
 local function cancel(keys, args)
@@ -43,7 +43,7 @@ local function cancel(keys, args)
   if cause == '' then cause = nil end
   local ids, words, seen = {}, {}, {}
   for i = 5, #args do ids[#ids + 1] = args[i] end
-  local records = load_records(ctx, ids)
+  local records = load_records(task_keys(ctx, ids))
   for i, id in ipairs(ids) do
     local h = read_header(records[i])
     if not h then

@@ -12,8 +12,23 @@ local FIELDS = {
 }
 -- The first of FIELDS that is a counter.
 local FIRST_COUNTER = 5
+-- The counter of what waits, by rank.
+local WAITING = { [0] = 'p0', 'p1', 'p2', 'p3' }
 -- Lua refuses to unpack more values than its C stack holds; a batch is cut well below that.
 local CHUNK = 1000
+
+-- Small whole numbers as text, kept from call to call: formatting one costs as much as a command.
+local DIGITS = {}
+local DIGITS_MAX = 1024
+
+local function digits(number)
+  local text = DIGITS[number]
+  if not text then
+    text = string.format('%d', number)
+    if number < DIGITS_MAX then DIGITS[number] = text end
+  end
+  return text
+end
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -54,6 +69,8 @@ local function open(keys, replica)
     overdue_ms = tonumber(values[4]) or 0,
     writes = {},
     retired = {},
+    streams = {},
+    milliseconds = {},
   }
   ctx.iso = iso(ctx.now)
   ctx.events = ctx.prefix .. 'events'

@@ -7,8 +7,8 @@ tells of, so log and state can not disagree.
 
 -- `cause` is the event_id of what directly caused this one; nil stands for the subject's event before.
 local function emit(ctx, kind, subject, seq, correlation, cause, payload, trace)
-  local event_id = string.format('%s/%d', subject, seq)
-  if not cause then cause = string.format('%s/%d', subject, seq - 1) end
+  local event_id = subject .. '/' .. digits(seq)
+  if not cause then cause = subject .. '/' .. digits(seq - 1) end
   if not trace or trace == '' then
     redis.call('XADD', ctx.events, '*', 'event_type', kind, 'source_agent', ctx.source, 'event_id', event_id,
       'correlation_id', correlation, 'causation_id', cause, 'timestamp', ctx.iso, 'payload', payload)
@@ -28,7 +28,7 @@ end
 local function emit_task(ctx, kind, id, h, head, correlation, trace, rest, cause)
   h[SEQ] = h[SEQ] + 1
   emit(ctx, kind, id, h[SEQ], correlation, cause,
-    '{"task_id":"' .. id .. '",' .. head .. ',"attempt":' .. h[ATTEMPT] .. ',' .. rest .. '}', trace)
+    '{"task_id":"' .. id .. '",' .. head .. ',"attempt":' .. digits(h[ATTEMPT]) .. ',' .. rest .. '}', trace)
 end
 
 -- An event of a replica about itself or its pool; a replica's own events cause themselves.

@@ -11,14 +11,15 @@ local function promote(keys, args)
   if not ctx then return refusal end
   local timers = ctx.prefix .. 'timers'
   local ids = redis.call('ZRANGEBYSCORE', timers, '-inf', ctx.now, 'LIMIT', 0, args[2])
-  local records = load_records(ctx, ids)
+  local keys_of_ids = task_keys(ctx, ids)
+  local records = load_records(keys_of_ids)
   for i, id in ipairs(ids) do
     local raw = records[i]
     local h = read_header(raw)
     if h and h[STATE] == PENDING and h[PLACE] == DELAYED then
       local queue = read_body(raw)
       enqueue(ctx, id, h, queue)
-      save(ctx, id, raw, h)
+      save(ctx, keys_of_ids[i], raw, h)
     end
   end
   for first = 1, #ids, CHUNK do

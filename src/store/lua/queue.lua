@@ -7,7 +7,19 @@ handler the asking replica lacks waits in a stream of its task name until a repl
 local RANKS = { [0] = 'high', 'normal', 'low', 'background' }
 local GROUP = 'workers'
 
-local function queue_stream(ctx, queue, rank) return ctx.prefix .. 'queue:' .. queue .. ':' .. RANKS[rank] end
+local function queue_stream(ctx, queue, rank)
+  local ranks = ctx.streams[queue]
+  if not ranks then
+    ranks = {}
+    ctx.streams[queue] = ranks
+  end
+  local stream = ranks[rank]
+  if not stream then
+    stream = ctx.prefix .. 'queue:' .. queue .. ':' .. RANKS[rank]
+    ranks[rank] = stream
+  end
+  return stream
+end
 
 local function park_stream(ctx, name, rank) return ctx.prefix .. 'parked:' .. name .. ':' .. RANKS[rank] end
 
@@ -45,10 +57,25 @@ local function ensure_queue(ctx, queue)
   ring(ctx, 'queue', queue)
 end
 
-local function entry_id(h) return string.format('%d-%d', h[ENTRY_MS], h[ENTRY_SEQ]) end
+-- An entry id from its two numbers; many entries share a millisecond.
+local function entry_text(ctx, ms, seq)
+  local text = ctx.milliseconds[ms]
+  if not text then
+    text = string.format('%d-', ms)
+    ctx.milliseconds[ms] = text
+  end
+  return text .. digits(seq)
+end
+
+local function entry_id(ctx, h) return entry_text(ctx, h[ENTRY_MS], h[ENTRY_SEQ]) end
+
+local function entry_numbers(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
 
 local function set_entry(h, id)
-  h[ENTRY_MS], h[ENTRY_SEQ] = string.match(id, '^(%d+)-(%d+)$')
+  h[ENTRY_MS], h[ENTRY_SEQ] = entry_numbers(id)
 end
 
 -- Puts a pending task at the tail of its priority.
@@ -65,7 +92,9 @@ local function finish_entry(ctx, stream, ms, seq)
     list = {}
     ctx.retired[stream] = list
   end
-  list[#list + 1] = { tonumber(ms), tonumber(seq) }
+  local count = #list
+  list[count + 1] = ms
+  list[count + 2] = seq
 end
 
 -- Acknowledges and deletes the gathered entries, so that XLEN minus the pending ones is what waits.
@@ -74,31 +103,24 @@ end
 -- still pending are all finished, so they are trimmed together; the few behind it are deleted singly.
 local function retire(ctx)
   for stream, list in pairs(ctx.retired) do
-    for first = 1, #list, CHUNK do
-      local ids = {}
-      for i = first, math.min(first + CHUNK - 1, #list) do
-        ids[#ids + 1] = string.format('%d-%d', list[i][1], list[i][2])
-      end
-      redis.call('XACK', stream, GROUP, unpack(ids))
+    local ids = {}
+    for i = 1, #list, 2 do ids[#ids + 1] = entry_text(ctx, list[i], list[i + 1]) end
+    for first = 1, #ids, CHUNK do
+      redis.call('XACK', stream, GROUP, unpack(ids, first, math.min(first + CHUNK - 1, #ids)))
     end
     local oldest = redis.call('XPENDING', stream, GROUP, '-', '+', 1)[1]
-    local ms, seq = math.huge, 0
-    if oldest then
-      ms, seq = string.match(oldest[1], '^(%d+)-(%d+)$')
-      ms, seq = tonumber(ms), tonumber(seq)
-    end
+    local oldest_ms, oldest_seq = math.huge, 0
+    if oldest then oldest_ms, oldest_seq = entry_numbers(oldest[1]) end
     local last_ms, last_seq, behind = -1, 0, {}
-    for i = 1, #list do
-      local entry_ms, entry_seq = list[i][1], list[i][2]
-      if entry_ms < ms or (entry_ms == ms and entry_seq < seq) then
-        if entry_ms > last_ms or (entry_ms == last_ms and entry_seq > last_seq) then
-          last_ms, last_seq = entry_ms, entry_seq
-        end
+    for i = 1, #list, 2 do
+      local ms, seq = list[i], list[i + 1]
+      if ms < oldest_ms or (ms == oldest_ms and seq < oldest_seq) then
+        if ms > last_ms or (ms == last_ms and seq > last_seq) then last_ms, last_seq = ms, seq end
       else
-        behind[#behind + 1] = string.format('%d-%d', entry_ms, entry_seq)
+        behind[#behind + 1] = ids[(i + 1) / 2]
       end
     end
-    if last_ms >= 0 then redis.call('XTRIM', stream, 'MINID', '=', string.format('%d-%d', last_ms, last_seq + 1)) end
+    if last_ms >= 0 then redis.call('XTRIM', stream, 'MINID', '=', entry_text(ctx, last_ms, last_seq + 1)) end
     for first = 1, #behind, CHUNK do
       redis.call('XDEL', stream, unpack(behind, first, math.min(first + CHUNK - 1, #behind)))
     end

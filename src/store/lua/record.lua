@@ -3,7 +3,7 @@ record: one task as one string, a header of fixed width that changes and a body 
 
 A string, since MGET and MSET move a whole batch in one command each; as hashes the same batch costs three times the
 CPU. The body is `queue \n head \n correlation_id \n trace \n spec`, where head is the part of the payload that all events
-of the task share, already JSON, and spec is JSON that passes through untouched. Behind the body stands the result of a
+of the task share, already JSON, and spec is JSON that passes through untouched. An empty correlation_id is the trigger's id. Behind the body stands the result of a
 completed task, or the error of a failed one. What few tasks need (the errors of earlier attempts) is in a hash beside it.
 `src/store/record.rs` reads the same layout.
 ]]
@@ -12,7 +12,6 @@ local HEADER_BYTES = 62
 local STATE, PLACE, RANK, LOSSES, ATTEMPT, RETRIES, MAX_RETRIES, SEQ = 1, 2, 3, 4, 5, 6, 7, 8
 local ENTRY_MS, ENTRY_SEQ, OWNER, SLOT, CREATED, STARTED, FINISHED, BODY = 9, 10, 11, 12, 13, 14, 15, 16
 local PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT, CANCELLED = 80, 82, 67, 70, 84, 88
-local STATE_NAMES = { [80] = 'PENDING', [82] = 'RUNNING', [67] = 'COMPLETED', [70] = 'FAILED', [84] = 'TIMEOUT', [88] = 'CANCELLED' }
 -- Where a pending task waits: in its queue, parked until a replica with its handler asks, or delayed.
 local QUEUED, PARKED, DELAYED = 81, 75, 68
 local NOBODY = '----------'
@@ -29,7 +28,10 @@ end
 
 -- queue, head, correlation_id, trace
 local function read_body(raw)
-  return string.match(raw, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n', HEADER_BYTES + 1)
+  local queue, head, correlation, trace = string.match(raw, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n', HEADER_BYTES + 1)
+  -- Left out where it is the trigger's id, as it is unless a caller named a chain.
+  if correlation == '' then correlation = string.match(head, '"trigger_event_id":"([^"]*)"$') end
+  return queue, head, correlation, trace
 end
 
 local function pack_header(h)
@@ -37,27 +39,34 @@ local function pack_header(h)
 end
 
 -- Gathers the changed header for `flush`, with `tail` (a result or an error, as JSON) behind the body where given.
-local function save(ctx, id, raw, h, tail)
-  local key = task_key(ctx, id)
+local function save(ctx, key, raw, h, tail)
   local header = pack_header(h)
   if #raw <= SMALL_BYTES then
     local writes = ctx.writes
+    local count = #writes
     local body = string.sub(raw, HEADER_BYTES + 1, HEADER_BYTES + h[BODY])
-    writes[#writes + 1] = key
-    writes[#writes + 1] = tail and (header .. body .. tail) or (header .. body)
+    writes[count + 1] = key
+    writes[count + 2] = header .. body .. (tail or '')
   else
     redis.call('SETRANGE', key, 0, header)
     if tail then redis.call('APPEND', key, tail) end
   end
 end
 
--- The records of a list of ids, in order; false where there is none.
-local function load_records(ctx, ids)
+-- The keys of a list of ids.
+local function task_keys(ctx, ids)
+  local keys, prefix = {}, ctx.prefix .. 't:'
+  for i = 1, #ids do keys[i] = prefix .. ids[i] end
+  return keys
+end
+
+-- The records under a list of keys, in order; false where there is none.
+local function load_records(keys)
+  if #keys == 0 then return {} end
+  if #keys <= CHUNK then return redis.call('MGET', unpack(keys)) end
   local found = {}
-  for first = 1, #ids, CHUNK do
-    local keys = {}
-    for i = first, math.min(first + CHUNK - 1, #ids) do keys[#keys + 1] = task_key(ctx, ids[i]) end
-    local values = redis.call('MGET', unpack(keys))
+  for first = 1, #keys, CHUNK do
+    local values = redis.call('MGET', unpack(keys, first, math.min(first + CHUNK - 1, #keys)))
     for i = 1, #values do found[first + i - 1] = values[i] end
   end
   return found

@@ -4,19 +4,22 @@ settle: ends attempts, and hands out work for the caller's free slots in the sam
 KEYS    1 meta    hash    the partition's schema, limits and counters
         2 none    -       never exists
 ARGV    1 replica  2 free slots ("0,3")  3 runs any task ('1' or '0')  4 max_wait_ms
-        then six for each attempt: task_id, attempt, outcome, delay_ms, data (result or error, JSON), extra (JSON
-        members that the completed event carries in place of a large result, or '')
+        then three for each attempt: task_id, verdict ("attempt outcome delay_ms", and behind it the JSON members that
+        the completed event carries in place of a large result), data (result or error, JSON)
         outcome: completed, failed (may be retried), timeout (may be retried), rejected (must not be), released
 Returns { 'ok', { word, ... }, started } with a word for each attempt in order: ok, retry, duplicate (settled before by
         this same attempt), stale (somebody else's by now), missing; or { 'schema', found }. O(attempts).
 ]]
-local SETTLE_ARGS = 6
+local SETTLE_ARGS = 3
 
--- Counts an ended task and its duration.
+-- The counter of each way to end.
+local ENDED = { [COMPLETED] = 'completed', [FAILED] = 'failed', [TIMEOUT] = 'timeout', [CANCELLED] = 'cancelled' }
+
+-- Counts an ended task.
 local function count_end(ctx, h, state)
   h[STATE] = state
   h[FINISHED] = ctx.now
-  local name = string.lower(STATE_NAMES[state])
+  local name = ENDED[state]
   ctx.count[name] = ctx.count[name] + 1
   ctx.ended = (ctx.ended or 0) + 1
 end
@@ -45,13 +48,13 @@ end
 
 -- Ends a running attempt without success: another try after `delay_ms`, or the end of the task. Answers what became
 -- of it. The entry of the attempt must have been gathered for `retire` already.
-local function fail_attempt(ctx, id, raw, h, body, outcome, delay_ms, problem, reason)
+local function fail_attempt(ctx, id, key, raw, h, body, outcome, delay_ms, problem, reason)
   local queue, head, correlation, trace = body[1], body[2], body[3], body[4]
   local may_retry = outcome ~= 'rejected' and h[RETRIES] < h[MAX_RETRIES]
   remember_attempt(ctx, id, h, problem)
   ctx.count.running = ctx.count.running - 1
   if may_retry then
-    local field = 'p' .. h[RANK]
+    local field = WAITING[h[RANK]]
     h[STATE] = PENDING
     h[RETRIES] = h[RETRIES] + 1
     ctx.count[field] = ctx.count[field] + 1
@@ -65,7 +68,7 @@ local function fail_attempt(ctx, id, raw, h, body, outcome, delay_ms, problem, r
     else
       enqueue(ctx, id, h, queue)
     end
-    save(ctx, id, raw, h)
+    save(ctx, key, raw, h)
     return 'retry'
   end
   local kind = outcome == 'timeout' and 'orchestration.task.timeout' or 'orchestration.task.failed'
@@ -74,7 +77,7 @@ local function fail_attempt(ctx, id, raw, h, body, outcome, delay_ms, problem, r
     '"error":%s,"retry_count":%d,"attempts":%d,"worker_id":"%s/%d","failed_at":"%s"',
     problem, h[RETRIES], h[ATTEMPT], h[OWNER], h[SLOT], ctx.iso))
   bury(ctx, id, raw, h, head, correlation, trace, reason, problem)
-  save(ctx, id, raw, h, problem)
+  save(ctx, key, raw, h, problem)
   return 'ok'
 end
 
@@ -89,19 +92,27 @@ local function settle(keys, args)
   if not ctx then return refusal end
   local count = math.floor((#args - 4) / SETTLE_ARGS)
   local was_full = ctx.max_running > 0 and ctx.count.running >= ctx.max_running
-  local ids, words, seen = {}, {}, {}
+  local ids, words, seen, verdicts = {}, {}, {}, {}
   for i = 1, count do ids[i] = args[5 + (i - 1) * SETTLE_ARGS] end
-  local records = load_records(ctx, ids)
+  local keys_of_ids = task_keys(ctx, ids)
+  local records = load_records(keys_of_ids)
   for i = 1, count do
     local at = 5 + (i - 1) * SETTLE_ARGS
-    local id, attempt, outcome, delay_ms, data, extra = unpack(args, at, at + SETTLE_ARGS - 1)
+    local id, verdict_text, data = args[at], args[at + 1], args[at + 2]
+    local verdict = verdicts[verdict_text]
+    if not verdict then
+      local attempt, outcome, delay_ms, extra = string.match(verdict_text, '^(%d+) (%a+) (%d+) ?(.*)$')
+      verdict = { attempt = tonumber(attempt), outcome = outcome, delay_ms = tonumber(delay_ms), extra = extra }
+      verdicts[verdict_text] = verdict
+    end
+    local outcome = verdict.outcome
     local raw = records[i]
     local h = read_header(raw)
     if not h then
       words[i] = 'missing'
     elseif seen[id] then
       words[i] = 'duplicate'
-    elseif h[ATTEMPT] ~= tonumber(attempt) or h[OWNER] ~= ctx.replica then
+    elseif h[ATTEMPT] ~= verdict.attempt or h[OWNER] ~= ctx.replica then
       words[i] = 'stale'
     elseif h[STATE] ~= RUNNING then
       -- The same attempt under the same owner: its answer was lost on the way, unless somebody cancelled meanwhile.
@@ -119,22 +130,22 @@ local function settle(keys, args)
         h[LOSSES] = 0
         count_end(ctx, h, COMPLETED)
         emit_task(ctx, 'orchestration.task.completed', id, h, head, correlation, trace,
-          '"result":' .. (extra == '' and data or 'null,' .. extra) .. ',"duration_ms":' .. string.format('%d', duration) ..
-          ',"worker_id":"' .. ctx.replica .. '/' .. h[SLOT] .. '","completed_at":"' .. ctx.iso .. '"')
-        save(ctx, id, raw, h, data)
+          '"result":' .. (verdict.extra == '' and data or 'null,' .. verdict.extra) .. ',"duration_ms":' .. digits(duration) ..
+          ',"worker_id":"' .. ctx.replica .. '/' .. digits(h[SLOT]) .. '","completed_at":"' .. ctx.iso .. '"')
+        save(ctx, keys_of_ids[i], raw, h, data)
         words[i] = 'ok'
       elseif outcome == 'released' then
-        local field = 'p' .. h[RANK]
+        local field = WAITING[h[RANK]]
         h[STATE] = PENDING
         ctx.count.running = ctx.count.running - 1
         ctx.count[field] = ctx.count[field] + 1
         emit_task(ctx, 'orchestration.task.released', id, h, head, correlation, trace, '"reason":' .. data)
         enqueue(ctx, id, h, body[1])
-        save(ctx, id, raw, h)
+        save(ctx, keys_of_ids[i], raw, h)
         words[i] = 'ok'
       else
         h[LOSSES] = 0
-        words[i] = fail_attempt(ctx, id, raw, h, body, outcome, tonumber(delay_ms), data,
+        words[i] = fail_attempt(ctx, id, keys_of_ids[i], raw, h, body, outcome, verdict.delay_ms, data,
           outcome == 'timeout' and 'timeout' or 'handler_error')
       end
     end

@@ -108,13 +108,14 @@ local function start(ctx, request, entries, stream, started)
   if #entries == 0 then return end
   local ids = {}
   for i, entry in ipairs(entries) do ids[i] = entry[2] and entry[2][2] or '' end
-  local records = load_records(ctx, ids)
+  local keys = task_keys(ctx, ids)
+  local records = load_records(keys)
   for i, entry in ipairs(entries) do
     local id, raw = ids[i], records[i]
     local h = read_header(raw)
-    local ms, seq = string.match(entry[1], '^(%d+)-(%d+)$')
+    local ms, seq = entry_numbers(entry[1])
     if stream.parked then ctx.count.parked = ctx.count.parked - 1 end
-    if not h or h[STATE] ~= PENDING or h[ENTRY_MS] ~= tonumber(ms) or h[ENTRY_SEQ] ~= tonumber(seq) then
+    if not h or h[STATE] ~= PENDING or h[ENTRY_MS] ~= ms or h[ENTRY_SEQ] ~= seq then
       -- Not the entry that this task waits in: an outsider's, or one whose task is gone.
       finish_entry(ctx, stream.key, ms, seq)
     else
@@ -128,24 +129,24 @@ local function start(ctx, request, entries, stream, started)
         set_entry(h, redis.call('XADD', park, '*', 't', id))
         h[PLACE] = PARKED
         ctx.count.parked = ctx.count.parked + 1
-        save(ctx, id, raw, h)
+        save(ctx, keys[i], raw, h)
         ring(ctx, 'parked', name)
       else
         local slot = request.slots[#started + 1]
-        local rank = 'p' .. h[RANK]
+        local waiting = WAITING[h[RANK]]
         h[STATE] = RUNNING
         h[ATTEMPT] = h[ATTEMPT] + 1
         h[OWNER] = ctx.replica
         h[SLOT] = slot
         h[STARTED] = ctx.now
-        ctx.count[rank] = ctx.count[rank] - 1
+        ctx.count[waiting] = ctx.count[waiting] - 1
         ctx.count.running = ctx.count.running + 1
         ctx.count.served = ctx.count.served + 1
         emit_task(ctx, 'orchestration.task.started', id, h, head, correlation, trace,
-          '"worker_id":"' .. ctx.replica .. '/' .. slot .. '","started_at":"' .. ctx.iso .. '"')
-        save(ctx, id, raw, h)
-        started[#started + 1] = { id, h[ATTEMPT], slot, h[RETRIES], h[MAX_RETRIES],
-          string.sub(raw, HEADER_BYTES + 1, HEADER_BYTES + h[BODY]) }
+          '"worker_id":"' .. ctx.replica .. '/' .. digits(slot) .. '","started_at":"' .. ctx.iso .. '"')
+        save(ctx, keys[i], raw, h)
+        -- The record as it was: whoever runs the task needs of it only what this claim does not change.
+        started[#started + 1] = { id, h[ATTEMPT], slot, raw }
       end
     end
   end

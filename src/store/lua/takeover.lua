@@ -18,7 +18,7 @@ local function lose(ctx, id, raw, h, problem)
   h[LOSSES] = h[LOSSES] + 1
   local outcome = h[LOSSES] >= LOSSES_MAX and 'rejected' or 'failed'
   finish_entry(ctx, stream_of(ctx, h, body[1], body[2]), h[ENTRY_MS], h[ENTRY_SEQ])
-  fail_attempt(ctx, id, raw, h, body, outcome, 0, problem, 'lost')
+  fail_attempt(ctx, id, task_key(ctx, id), raw, h, body, outcome, 0, problem, 'lost')
 end
 
 -- Removes a replica that holds nothing any more, with its consumers; answers whether it is gone. Removing a consumer
@@ -53,10 +53,10 @@ local function takeover(keys, args)
       local id = task_of_entry(stream, pending[1])
       local raw = id and redis.call('GET', task_key(ctx, id))
       local h = read_header(raw)
-      if h and h[STATE] == RUNNING and h[OWNER] == victim and entry_id(h) == pending[1] then
+      if h and h[STATE] == RUNNING and h[OWNER] == victim and entry_id(ctx, h) == pending[1] then
         lose(ctx, id, raw, h, problem)
       else
-        local ms, seq = string.match(pending[1], '^(%d+)-(%d+)$')
+        local ms, seq = entry_numbers(pending[1])
         finish_entry(ctx, stream, ms, seq)
       end
       moved = moved + 1
