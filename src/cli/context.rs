@@ -84,7 +84,7 @@ impl Context {
 
     /// Where Redis is.
     pub(crate) fn endpoint(&self) -> Result<Endpoint, Failure> {
-        Ok(wiring::endpoint(&self.load(Vec::new())?.config))
+        Ok(wiring::endpoint(&self.load(Vec::new())?.config)?)
     }
 
     /// A handle to Redis.

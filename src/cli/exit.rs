@@ -120,7 +120,10 @@ impl From<ServeError> for Failure {
                 text,
                 ..Self::from(source)
             },
-            ServeError::Listen { .. } | ServeError::Handlers(_) => Self { code: USAGE, text },
+            ServeError::Listen { .. }
+            | ServeError::Handlers(_)
+            | ServeError::Unsupported(_)
+            | ServeError::CaFile { .. } => Self { code: USAGE, text },
         }
     }
 }

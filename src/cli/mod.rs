@@ -87,8 +87,6 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    // Rustls has no provider of its own; the second installation of a process fails harmlessly.
-    let _ = rustls::crypto::ring::default_provider().install_default().is_ok();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.print(),

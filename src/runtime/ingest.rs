@@ -21,7 +21,7 @@ use super::work::IDLE_WAIT;
 use crate::domain::envelope::{Envelope, Refused};
 use crate::domain::id::{Partition, TaskId};
 use crate::domain::rejection::{Reason, Rejection};
-use crate::domain::trigger::{Inbound, TaskCancel, interpret};
+use crate::domain::trigger::{Inbound, Start, TaskCancel, interpret};
 use crate::store::StoreError;
 use crate::store::functions::{Cancelled, Created, Refusal};
 use crate::store::inbound::Entry;
@@ -162,12 +162,11 @@ struct Acting {
 /// What a batch asks for.
 #[derive(Default)]
 struct Plan {
-    tasks: BTreeMap<Partition, Vec<(String, NewTask)>>,
+    /// By partition: the entries, and the task that each asks for.
+    tasks: BTreeMap<Partition, (Vec<Entry>, Vec<NewTask>)>,
     commands: Vec<Waiting>,
     refusals: Vec<(String, Refusal)>,
     done: Vec<String>,
-    /// The fields of triggers whose task name turns out to be unknown, by entry.
-    originals: BTreeMap<String, Vec<u8>>,
 }
 
 impl Acting {
@@ -177,8 +176,8 @@ impl Acting {
             self.plan(entry, &mut plan);
         }
         let mut done = std::mem::take(&mut plan.done);
-        for (partition, tasks) in std::mem::take(&mut plan.tasks) {
-            done.extend(self.create(partition, tasks, &mut plan).await);
+        for (partition, (entries, tasks)) in std::mem::take(&mut plan.tasks) {
+            done.extend(self.create(partition, entries, tasks, &mut plan).await);
         }
         self.waiting.append(&mut plan.commands);
         done.extend(self.command(&mut plan).await);
@@ -226,13 +225,9 @@ impl Acting {
                         .run
                         .defaults
                         .task(*trigger, &origin, self.run.store.partition_count());
-                    if !self.run.options.handlers.has(task.trigger.task_name.as_str()) {
-                        plan.originals.insert(entry.id.clone(), netstrings(&fields));
-                    }
-                    plan.tasks
-                        .entry(task.id.partition())
-                        .or_default()
-                        .push((entry.id, task));
+                    let (entries, tasks) = plan.tasks.entry(task.id.partition()).or_default();
+                    entries.push(entry);
+                    tasks.push(task);
                 }
                 Ok(Inbound::Cancel(command)) => plan.commands.push(Waiting {
                     since: Instant::now(),
@@ -248,40 +243,44 @@ impl Acting {
 
     /// Makes the tasks; while the queue is full it waits, and so does everything behind it in the stream. Answers the
     /// entries that are done.
-    async fn create(&self, partition: Partition, mut tasks: Vec<(String, NewTask)>, plan: &mut Plan) -> Vec<String> {
+    async fn create(
+        &self,
+        partition: Partition,
+        mut entries: Vec<Entry>,
+        mut tasks: Vec<NewTask>,
+        plan: &mut Plan,
+    ) -> Vec<String> {
         let run = &self.run;
         let mut done = Vec::new();
         let mut waits = Waits::new();
         while !tasks.is_empty() {
-            let batch: Vec<NewTask> = tasks.iter().map(|(_, task)| task.clone()).collect();
             let appetite = run.spare_appetite();
             let offered = appetite.slots.clone();
-            match run.store.create(partition, run.replica, true, &appetite, &batch).await {
+            match run.store.create(partition, run.replica, true, &appetite, &tasks).await {
                 Ok((words, claimed)) => {
                     waits.reset();
                     run.progress.mark(self.source.name());
                     run.start_all(offered, claimed);
-                    let mut held_back = Vec::new();
-                    for ((entry_id, task), word) in tasks.into_iter().zip(words) {
+                    let admitted = words.iter().take_while(|word| **word != Created::Full).count();
+                    let (rest_of_entries, rest_of_tasks) = (entries.split_off(admitted), tasks.split_off(admitted));
+                    for ((entry, task), word) in entries.into_iter().zip(tasks).zip(words) {
                         match word {
                             Created::Ok => {
-                                if task.trigger.start != crate::domain::trigger::Start::Now {
+                                if task.trigger.start != Start::Now {
                                     run.timers.notify_one();
                                 }
-                                done.push(entry_id);
+                                done.push(entry.id);
                             }
                             Created::Duplicate => {
                                 debug!(task_id = %task.id, "a repeated trigger created nothing");
-                                done.push(entry_id);
+                                done.push(entry.id);
                             }
-                            Created::Unknown => {
-                                let original = plan.originals.remove(&entry_id).unwrap_or_default();
-                                plan.refusals.push(self.unknown_task(entry_id, &task, original));
-                            }
-                            Created::Full => held_back.push((entry_id, task)),
+                            Created::Unknown => plan.refusals.push(self.unknown_task(entry, &task)),
+                            // Split off above: from the first one on, all are.
+                            Created::Full => {}
                         }
                     }
-                    tasks = held_back;
+                    (entries, tasks) = (rest_of_entries, rest_of_tasks);
                     if !tasks.is_empty() {
                         tokio::select! {
                             // What is not admitted stays pending, for whoever comes next.
@@ -428,13 +427,13 @@ impl Acting {
         (entry.id.clone(), refusal)
     }
 
-    fn unknown_task(&self, entry_id: String, task: &NewTask, original: Vec<u8>) -> (String, Refusal) {
+    fn unknown_task(&self, entry: Entry, task: &NewTask) -> (String, Refusal) {
         let message = format!(
             "no replica has registered `{}` within the last hour",
             task.trigger.task_name
         );
         let rejection = Rejection::new(Reason::UnknownTask, Some("task_name"), message);
-        let (subject, members) = self.trigger_members(&entry_id, &task.event_id);
+        let (subject, members) = self.trigger_members(&entry.id, &task.event_id);
         let refusal = Refusal {
             subject,
             is_command: false,
@@ -443,9 +442,9 @@ impl Acting {
             reason: rejection.reason,
             errors: rejection.errors_json(),
             members,
-            original,
+            original: netstrings(&entry.borrowed()),
         };
-        (entry_id, refusal)
+        (entry.id, refusal)
     }
 
     /// The dead letter's id, derived from the entry so that a second delivery makes no second letter, and what the

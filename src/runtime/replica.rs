@@ -469,7 +469,8 @@ impl Membership {
 
     /// What whoever runs the task is told.
     pub(super) fn context(&self, claimed: Claimed) -> Result<TaskContext, Error> {
-        let record = Record::parse(claimed.task_id, &claimed.record).map_err(|_| StoreError::Protocol("task record"))?;
+        let record =
+            Record::parse(claimed.task_id, &claimed.record).map_err(|_| StoreError::Protocol("task record"))?;
         let cancelled = self.run.holdings.token(claimed.task_id).unwrap_or_default();
         Ok(TaskContext::new(&claimed, record.body, cancelled))
     }

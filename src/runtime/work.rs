@@ -231,7 +231,10 @@ pub(super) fn error_json(error: &TaskError) -> String {
     while !error.message.is_char_boundary(end) {
         end -= 1;
     }
-    let body = ErrorBody { r#type: &error.kind, message: &error.message[..end] };
+    let body = ErrorBody {
+        r#type: &error.kind,
+        message: &error.message[..end],
+    };
     serde_json::to_string(&body).unwrap_or_else(|_| "{}".to_owned())
 }
 

@@ -30,14 +30,29 @@ pub enum ServeError {
         #[source]
         source: std::io::Error,
     },
+    /// The configuration asks for what this version does not have.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// The file with the certificate of Redis's authority can not be read.
+    #[error("can not read `redis.ca_file` {}", path.display())]
+    CaFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Handlers are configured that can not run.
     #[error("{0}")]
     Handlers(String),
 }
 
 /// Where Redis is, by the configuration.
-#[must_use]
-pub fn endpoint(config: &Config) -> Endpoint {
+///
+/// # Errors
+///
+/// [`ServeError::Unsupported`] and [`ServeError::CaFile`].
+pub fn endpoint(config: &Config) -> Result<Endpoint, ServeError> {
     let redis = &config.redis;
     let mut endpoint = Endpoint::new(redis.url.reveal());
     endpoint.prefix.clone_from(&redis.prefix);
@@ -45,7 +60,19 @@ pub fn endpoint(config: &Config) -> Endpoint {
     endpoint.connect_timeout = redis.connect_timeout;
     endpoint.response_timeout = redis.response_timeout;
     endpoint.load_functions = redis.load_functions;
-    endpoint
+    if redis.cluster {
+        return Err(ServeError::Unsupported(
+            "`redis.cluster`: this version does not speak to a Redis Cluster",
+        ));
+    }
+    if let Some(path) = &redis.ca_file {
+        let certificate = std::fs::read(path).map_err(|source| ServeError::CaFile {
+            path: path.clone(),
+            source,
+        })?;
+        endpoint.ca_certificate = Some(certificate);
+    }
+    Ok(endpoint)
 }
 
 /// What tasks of a name get where their trigger says nothing, by the configuration.
@@ -132,8 +159,9 @@ pub async fn serve(config: &Config, own: Handlers, stop: CancellationToken) -> R
     if options.handlers.names().is_empty() {
         warn!("no handlers: this replica reads triggers and runs nothing");
     }
-    let store = Store::new(endpoint(config))?;
-    let beat_store = Store::new(endpoint(config))?;
+    let endpoint = endpoint(config)?;
+    let store = Store::new(endpoint.clone())?;
+    let beat_store = Store::new(endpoint)?;
     let replica = Replica::new(store, beat_store, options, stop);
     let address = config.http.addr;
     let listener = TcpListener::bind(address)

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, TlsCertificates, Value};
 use tokio::sync::Mutex;
 
 use super::StoreError;
@@ -34,6 +34,8 @@ pub struct Endpoint {
     pub response_timeout: Duration,
     /// Whether to load the function library when it is missing.
     pub load_functions: bool,
+    /// The certificate of the authority that signed Redis's, in PEM form, where it is not one of the system's.
+    pub ca_certificate: Option<Vec<u8>>,
 }
 
 impl Endpoint {
@@ -47,6 +49,7 @@ impl Endpoint {
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(5),
             load_functions: true,
+            ca_certificate: None,
         }
     }
 }
@@ -81,7 +84,19 @@ impl Store {
             .into_connection_info()
             .map_err(StoreError::InvalidUrl)?
             .set_tcp_settings(tcp);
-        let client = Client::open(info).map_err(StoreError::InvalidUrl)?;
+        // Rustls picks no provider by itself; the second installation of a process fails harmlessly.
+        let _ = rustls::crypto::ring::default_provider().install_default().is_ok();
+        let client = match &endpoint.ca_certificate {
+            Some(root) => {
+                let certificates = TlsCertificates {
+                    client_tls: None,
+                    root_cert: Some(root.clone()),
+                };
+                Client::build_with_tls(info, certificates)
+            }
+            None => Client::open(info),
+        };
+        let client = client.map_err(StoreError::InvalidUrl)?;
         let keys = Keys::new(&endpoint.prefix);
         Ok(Self {
             inner: Arc::new(Inner {

@@ -120,7 +120,10 @@ impl Settlement {
         let attempt = self.attempt;
         match &self.outcome {
             Outcome::Completed { result, summary: None } => (format!("{attempt} completed 0"), result),
-            Outcome::Completed { result, summary: Some(summary) } => (format!("{attempt} completed 0 {summary}"), result),
+            Outcome::Completed {
+                result,
+                summary: Some(summary),
+            } => (format!("{attempt} completed 0 {summary}"), result),
             Outcome::Failed { error, delay_ms } => (format!("{attempt} failed {delay_ms}"), error),
             Outcome::Timeout { error, delay_ms } => (format!("{attempt} timeout {delay_ms}"), error),
             Outcome::Rejected { error } => (format!("{attempt} rejected 0"), error),
@@ -631,7 +634,12 @@ fn one_claimed(row: Vec<Value>) -> Option<Claimed> {
     let attempt = u32::try_from(number()?).ok()?;
     let slot = u16::try_from(number()?).ok()?;
     match row.next()? {
-        Value::BulkString(record) => Some(Claimed { task_id, attempt, slot, record }),
+        Value::BulkString(record) => Some(Claimed {
+            task_id,
+            attempt,
+            slot,
+            record,
+        }),
         _ => None,
     }
 }

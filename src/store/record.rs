@@ -259,7 +259,12 @@ impl Body {
             queue: queue.parse().map_err(|_| DamagedRecord)?,
             task_name: head.task_name,
             workflow_id: head.workflow_id,
-            correlation_id: if correlation_id.is_empty() { &head.trigger_event_id } else { correlation_id }.to_owned(),
+            correlation_id: if correlation_id.is_empty() {
+                &head.trigger_event_id
+            } else {
+                correlation_id
+            }
+            .to_owned(),
             trigger_event_id: head.trigger_event_id,
             traceparent,
             tracestate,

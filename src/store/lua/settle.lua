@@ -81,10 +81,17 @@ local function fail_attempt(ctx, id, key, raw, h, body, outcome, delay_ms, probl
   return 'ok'
 end
 
--- Keeps the number of ends in each of the last seconds, for the throughput of the last minute.
+-- Keeps the number of ends in each of the last seconds, for the throughput of the last minute. A ring: the second of 64
+-- seconds ago is overwritten.
+local RATE_SECONDS = 64
+
 local function count_rate(ctx)
   if not ctx.ended then return end
-  redis.call('HINCRBY', ctx.prefix .. 'rate', string.format('%d', math.floor(ctx.now / 1000)), ctx.ended)
+  local key, second = ctx.prefix .. 'rate', math.floor(ctx.now / 1000)
+  local field = digits(second % RATE_SECONDS)
+  local known, count = string.match(redis.call('HGET', key, field) or '', '^(%d+) (%d+)$')
+  if tonumber(known) ~= second then count = 0 end
+  redis.call('HSET', key, field, string.format('%d %d', second, count + ctx.ended))
 end
 
 local function settle(keys, args)

@@ -35,7 +35,8 @@ local function statistics(keys, args)
   local recent, from = 0, math.floor(ctx.now / 1000) - 60
   local rate = redis.call('HGETALL', ctx.prefix .. 'rate')
   for i = 1, #rate, 2 do
-    if tonumber(rate[i]) > from then recent = recent + tonumber(rate[i + 1]) end
+    local second, count = string.match(rate[i + 1], '^(%d+) (%d+)$')
+    if second and tonumber(second) > from then recent = recent + tonumber(count) end
   end
   local replicas = {}
   local beats = redis.call('HKEYS', ctx.prefix .. 'beats')

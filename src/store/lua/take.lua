@@ -157,6 +157,8 @@ end
 local function take(ctx, request)
   local started = {}
   local wanted = #request.slots
+  -- One that was taken for dead and does not know it yet would put tasks where nobody looks for them.
+  if wanted > 0 and redis.call('HEXISTS', ctx.prefix .. 'beats', ctx.replica) == 0 then wanted = 0 end
   if ctx.max_running > 0 then wanted = math.min(wanted, ctx.max_running - ctx.count.running) end
   if wanted > 0 then
     flush(ctx)
