@@ -6,8 +6,6 @@ longer than `max_wait_ms`, every eighth task served is the oldest such entry. Ta
 for one with a free slot of the caller.
 ]]
 local RESCUE_EVERY = 8
--- How long the answer "nothing is overdue" is believed.
-local RESCUE_CHECK_MS = 100
 
 -- Slots from text such as "0,1,5".
 local function parse_slots(text)
@@ -65,13 +63,14 @@ local function deliver(ctx, key, count)
   return reply[1][2]
 end
 
--- When the oldest entry that nobody has yet been given entered the stream, ms; nil when none waits.
+-- When the first entry of a stream entered it, ms; nil when it is empty. No waiting entry is older.
 local function oldest_waiting(key)
   local first = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
   if not first then return nil end
-  return tonumber(string.match(first[1], '^%d+')), first[1]
+  return tonumber(string.match(first[1], '^%d+'))
 end
 
+-- When the oldest entry that nobody has been given yet entered the stream, ms; nil when none waits.
 local function undelivered_since(key)
   local groups = redis.pcall('XINFO', 'GROUPS', key)
   if groups.err then return nil end
@@ -86,21 +85,23 @@ local function undelivered_since(key)
   return nil
 end
 
--- The stream below the highest priority whose head has waited longest, when that is too long; else nil.
+-- The stream below the highest priority whose head has waited longest, when that is too long. Else nil, and the moment
+-- before which none can be overdue.
 local function most_overdue(ctx, request)
   local limit = ctx.now - request.max_wait_ms
+  -- What comes from now on has waited too long at the earliest then.
+  local earliest = ctx.now
   local found, since
   for rank = 1, 3 do
     for _, stream in ipairs(streams_of_rank(ctx, request, rank)) do
-      local oldest = oldest_waiting(stream.key)
+      local head = oldest_waiting(stream.key)
       -- The first entry may be one that runs; only when it is old is the exact head worth asking for.
-      if oldest and oldest <= limit then
-        local head = undelivered_since(stream.key)
-        if head and head <= limit and (not since or head < since) then found, since = stream, head end
-      end
+      if head and head <= limit then head = undelivered_since(stream.key) end
+      if head and head <= limit and (not since or head < since) then found, since = stream, head end
+      if head and head < earliest then earliest = head end
     end
   end
-  return found
+  return found, earliest + request.max_wait_ms
 end
 
 -- Turns delivered entries into running tasks; what the caller can not run is parked, what is stale is dropped.
@@ -165,11 +166,12 @@ local function take(ctx, request)
     request.known = {}
     request.queues = queue_names(ctx)
     local due = math.floor((ctx.count.served % RESCUE_EVERY + wanted) / RESCUE_EVERY)
-    if due > 0 and ctx.now - ctx.overdue_ms >= RESCUE_CHECK_MS then
+    -- A moment further away than any wait was written by a clock that has gone back since.
+    if due > 0 and (ctx.now >= ctx.overdue_ms or ctx.overdue_ms > ctx.now + request.max_wait_ms) then
       for turn = 1, math.min(due, wanted) do
-        local overdue = most_overdue(ctx, request)
+        local overdue, earliest = most_overdue(ctx, request)
         if not overdue then
-          redis.call('HSET', ctx.meta, 'overdue_ms', string.format('%d', ctx.now))
+          redis.call('HSET', ctx.meta, 'overdue_ms', string.format('%d', earliest))
           break
         end
         start(ctx, request, deliver(ctx, overdue.key, 1), overdue, started)
