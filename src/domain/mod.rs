@@ -4,6 +4,7 @@
 //! Everything here is pure: no async, no Redis, no clock and no randomness. Time and chance come in as arguments, so
 //! every rule can be tested as a table. Every other ring imports this one; this one imports none.
 
+pub mod digest;
 pub mod id;
 pub mod priority;
 pub mod state;

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
@@ -18,6 +17,7 @@ use super::backoff::Waits;
 use super::defaults::Origin;
 use super::replica::Run;
 use super::work::IDLE_WAIT;
+use crate::domain::digest::sha256_hex;
 use crate::domain::envelope::{Envelope, Refused};
 use crate::domain::id::{Partition, TaskId};
 use crate::domain::rejection::{Reason, Rejection};
@@ -392,10 +392,9 @@ impl Acting {
         let mut rejection = Cow::Borrowed(&refused.rejection);
         let original = netstrings(&fields);
         let original = if original.len() > ORIGINAL_BYTES_MAX {
-            let digest = Sha256::digest(&original);
-            let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            let digest = sha256_hex(&original);
             let message = format!(
-                "the original of {} bytes with sha256 {hex} is kept cut to {ORIGINAL_BYTES_CUT} bytes",
+                "the original of {} bytes with sha256 {digest} is kept cut to {ORIGINAL_BYTES_CUT} bytes",
                 original.len()
             );
             rejection

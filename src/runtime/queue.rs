@@ -116,12 +116,12 @@ impl Task {
 
     /// When a failed attempt is followed by another.
     pub fn retry(self, policy: RetryPolicy) -> Self {
-        self.set(|trigger| match policy.problems().first() {
-            Some(problem) => Err(Rejection::new(Reason::InvalidField, Some("retry"), problem.to_string())),
-            None => {
-                trigger.retry = Some(policy);
-                Ok(())
+        self.set(|trigger| {
+            if let Some(problem) = policy.problems().first() {
+                return Err(Rejection::new(Reason::InvalidField, Some("retry"), problem.to_string()));
             }
+            trigger.retry = Some(policy);
+            Ok(())
         })
     }
 
@@ -313,7 +313,7 @@ impl TaskQueue {
                 .unwrap_or_else(PoisonError::into_inner)
                 .pop_front();
             if let Some(claimed) = adopted {
-                return member.context(claimed).map(Some);
+                return member.context(&claimed).map(Some);
             }
             let mut bells = Vec::new();
             for partition in self.inner.store.partitions() {
@@ -325,7 +325,7 @@ impl TaskQueue {
                 let (claimed, mut behind) = self.inner.store.claim(partition, member.replica(), &appetite).await?;
                 if let Some(claimed) = claimed.into_iter().next() {
                     if member.enter(&claimed) {
-                        return member.context(claimed).map(Some);
+                        return member.context(&claimed).map(Some);
                     }
                     continue;
                 }

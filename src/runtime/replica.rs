@@ -266,13 +266,13 @@ impl Replica {
             let Some((run, queues)) = join(&self.store, &self.options, &stop).await? else {
                 break;
             };
-            self.run_once(run, queues).await?;
+            self.run_once(run, queues).await;
         }
         Ok(())
     }
 
     /// One run under one name: until it is stopped or fenced.
-    async fn run_once(&self, run: Arc<Run>, queues: Vec<mpsc::Receiver<Ended>>) -> Result<(), StoreError> {
+    async fn run_once(&self, run: Arc<Run>, queues: Vec<mpsc::Receiver<Ended>>) {
         info!(replica = %run.replica, workers = run.slots.size(), handlers = run.options.handlers.names().len(), "joined");
         *self.handle.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&run));
         let beating = member::start_beating(Arc::clone(&run), self.beat_store.clone());
@@ -303,18 +303,17 @@ impl Replica {
             () = run.stop.cancelled() => {}
             () = run.fenced.cancelled() => {}
         }
-        let outcome = if run.fenced.is_cancelled() {
-            abandon(&run)
+        if run.fenced.is_cancelled() {
+            abandon(&run);
         } else {
-            drain(&run, &readers).await
-        };
+            drain(&run, &readers).await;
+        }
         run.left.cancel();
         run.fenced.cancel();
         readers.wait().await;
         loops.wait().await;
         settling.wait().await;
         *self.handle.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        outcome
     }
 }
 
@@ -468,36 +467,37 @@ impl Membership {
     }
 
     /// What whoever runs the task is told.
-    pub(super) fn context(&self, claimed: Claimed) -> Result<TaskContext, Error> {
+    pub(super) fn context(&self, claimed: &Claimed) -> Result<TaskContext, Error> {
         let record =
             Record::parse(claimed.task_id, &claimed.record).map_err(|_| StoreError::Protocol("task record"))?;
         let cancelled = self.run.holdings.token(claimed.task_id).unwrap_or_default();
-        Ok(TaskContext::new(&claimed, record.body, cancelled))
+        Ok(TaskContext::new(claimed, record.body, cancelled))
     }
 }
 
 /// Nothing that the run holds is its own any more: everything is aborted and nothing is settled.
-fn abandon(run: &Run) -> Result<(), StoreError> {
+fn abandon(run: &Run) {
     run.stop.cancel();
     run.holdings.abort_all();
-    Ok(())
 }
 
 /// Lets running tasks finish for the grace, hands the rest back, says goodbye.
-async fn drain(run: &Arc<Run>, readers: &TaskTracker) -> Result<(), StoreError> {
+async fn drain(run: &Arc<Run>, readers: &TaskTracker) {
     info!(replica = %run.replica, running = run.holdings.list().len(), "draining");
     let deadline = tokio::time::Instant::now() + run.options.grace;
     // A claim under way may still hand out tasks; they run or are handed back like the others.
-    let _ = tokio::time::timeout_at(deadline, readers.wait()).await.is_ok();
-    let is_done = tokio::time::timeout_at(deadline, until_empty(run)).await.is_ok();
-    if !is_done {
+    let quiet = async {
+        readers.wait().await;
+        until_empty(run).await;
+    };
+    if tokio::time::timeout_at(deadline, quiet).await.is_err() {
         info!(replica = %run.replica, running = run.holdings.list().len(), "the grace is over; handing back");
         run.hand_back.cancel();
         // Handing back needs Redis; while it is away there is nobody to hand back to.
         let patience = Duration::from_secs(5);
         if tokio::time::timeout(patience, until_empty(run)).await.is_err() {
             warn!(replica = %run.replica, "left with tasks in hand; another replica will take them over");
-            return Ok(());
+            return;
         }
     }
     for partition in run.store.partitions() {
@@ -513,7 +513,6 @@ async fn drain(run: &Arc<Run>, readers: &TaskTracker) -> Result<(), StoreError> 
         }
     }
     info!(replica = %run.replica, "left");
-    Ok(())
 }
 
 /// Waits until every attempt is settled.

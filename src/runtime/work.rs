@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -20,6 +19,7 @@ use tracing::{debug, error, warn};
 use super::backoff::Waits;
 use super::handler::{HandlerResult, TaskContext, TaskError};
 use super::replica::Run;
+use crate::domain::digest::sha256_hex;
 use crate::domain::id::{Partition, TaskId};
 use crate::domain::retry::RetryPolicy;
 use crate::store::functions::{Appetite, Claimed, Outcome, Settled, Settlement};
@@ -209,9 +209,8 @@ fn completed(result: &RawValue) -> Outcome {
         };
     }
     let summary = (text.len() > RESULT_IN_EVENT_BYTES).then(|| {
-        let digest = Sha256::digest(text.as_bytes());
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("\"result_bytes\":{},\"result_sha256\":\"{hex}\"", text.len())
+        let digest = sha256_hex(text.as_bytes());
+        format!("\"result_bytes\":{},\"result_sha256\":\"{digest}\"", text.len())
     });
     Outcome::Completed {
         result: text.to_owned(),
@@ -276,7 +275,10 @@ pub(super) async fn take_work(run: Arc<Run>, partition: Partition) {
                 run.progress.mark("take");
                 let is_sated = claimed.len() == wanted;
                 run.start_all(offered, claimed);
-                if is_sated { continue } else { bells }
+                if is_sated {
+                    continue;
+                }
+                bells
             }
             Err(error) => {
                 run.slots.give_back(offered);

@@ -82,12 +82,13 @@ pub fn handler_defaults(config: &Config) -> BTreeMap<String, HandlerDefaults> {
         .handlers
         .iter()
         .map(|(name, handler)| {
-            let mut defaults = HandlerDefaults::default();
-            // A name that fits no queue was refused when the configuration was read.
-            defaults.queue = handler.queue.as_ref().and_then(|queue| queue.as_str().parse().ok());
-            defaults.timeout_seconds = handler.timeout.map(|timeout| timeout.as_secs_f64());
-            defaults.retry = handler.retry;
-            defaults.priority = handler.priority;
+            let defaults = HandlerDefaults {
+                // A name that fits no queue was refused when the configuration was read.
+                queue: handler.queue.as_ref().and_then(|queue| queue.as_str().parse().ok()),
+                timeout_seconds: handler.timeout.map(|timeout| timeout.as_secs_f64()),
+                retry: handler.retry,
+                priority: handler.priority,
+            };
             (name.to_string(), defaults)
         })
         .collect()

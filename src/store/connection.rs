@@ -85,7 +85,9 @@ impl Store {
             .map_err(StoreError::InvalidUrl)?
             .set_tcp_settings(tcp);
         // Rustls picks no provider by itself; the second installation of a process fails harmlessly.
-        let _ = rustls::crypto::ring::default_provider().install_default().is_ok();
+        rustls::crypto::ring::default_provider()
+            .install_default()
+            .unwrap_or_default();
         let client = match &endpoint.ca_certificate {
             Some(root) => {
                 let certificates = TlsCertificates {
@@ -189,10 +191,7 @@ impl Store {
         match connection.send_packed_commands(pipeline, 0, pipeline.len()).await {
             Ok(values) => values
                 .into_iter()
-                .map(|value| match value {
-                    Value::ServerError(error) => Err(StoreError::from_redis(error.into())),
-                    other => Ok(other),
-                })
+                .map(|value| value.extract_error().map_err(StoreError::from_redis))
                 .collect(),
             Err(error) => Err(self.sort(generation, error).await),
         }

@@ -633,13 +633,13 @@ fn one_claimed(row: Vec<Value>) -> Option<Claimed> {
     let mut number = || row.next().as_ref().and_then(integer);
     let attempt = u32::try_from(number()?).ok()?;
     let slot = u16::try_from(number()?).ok()?;
-    match row.next()? {
-        Value::BulkString(record) => Some(Claimed {
-            task_id,
-            attempt,
-            slot,
-            record,
-        }),
-        _ => None,
-    }
+    let Value::BulkString(record) = row.next()? else {
+        return None;
+    };
+    Some(Claimed {
+        task_id,
+        attempt,
+        slot,
+        record,
+    })
 }

@@ -3,10 +3,9 @@
 //! Function names are global in Redis and a library is replaced as a whole, so both carry the schema number and a
 //! fingerprint of the source: replicas of two releases run side by side, each with its own library.
 
-use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use sha2::{Digest, Sha256};
+use crate::domain::digest::sha256_hex;
 
 /// The layout of the keys that the functions read and write.
 pub const SCHEMA: &str = "1";
@@ -44,16 +43,10 @@ pub struct Library {
 
 /// The library of this release.
 pub static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
-    let mut hash = Sha256::new();
-    for part in PARTS {
-        hash.update(part.as_bytes());
-    }
-    let mut name = format!("waooaw_{SCHEMA}_");
-    for byte in &hash.finalize()[..4] {
-        // Writing to a string does not fail.
-        write!(name, "{byte:02x}").unwrap_or_default();
-    }
-    let source = format!("#!lua name={name}\nlocal LIBRARY = '{name}'\n{}", PARTS.join("\n"));
+    let body = PARTS.join("\n");
+    let fingerprint = sha256_hex(body.as_bytes());
+    let name = format!("waooaw_{SCHEMA}_{}", &fingerprint[..8]);
+    let source = format!("#!lua name={name}\nlocal LIBRARY = '{name}'\n{body}");
     Library { name, source }
 });
 
