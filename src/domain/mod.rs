@@ -26,3 +26,4 @@ mod object;
 mod payload;
 
 pub mod event;
+pub mod history;
