@@ -35,6 +35,11 @@ impl Context {
         self.global.quiet
     }
 
+    /// Whether to show what is otherwise kept in the background.
+    pub(crate) fn is_verbose(&self) -> bool {
+        self.global.verbose > 0
+    }
+
     /// Reads the configuration, with the command's own flags on top of the common ones.
     pub(crate) fn load(&self, flags: Vec<Flag>) -> Result<Loaded, Failure> {
         let directory = std::env::current_dir()

@@ -4,6 +4,7 @@
 //! needs the HTTP service.
 
 mod context;
+mod demo;
 mod dev;
 mod exit;
 mod fleet;
@@ -71,6 +72,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run a Redis of its own with some replicas, for trying things out
     Dev(dev::DevArgs),
+    /// Show what the runtime does, on a Redis of its own; ends by itself
+    Demo,
 }
 
 /// Runs the command that the process was started with.
@@ -103,6 +106,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         match cli.command {
             Command::Serve(args) => serve::run(&context, args).await,
             Command::Dev(args) => dev::run(&context, args).await,
+            Command::Demo => demo::run(&context).await,
         }
     });
     // A blocking handler that does not end must not keep the process.

@@ -27,3 +27,4 @@ mod object;
 mod payload;
 
 pub mod event;
+pub mod history;
