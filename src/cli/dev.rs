@@ -19,7 +19,7 @@ pub(crate) struct DevArgs {
     /// How many tasks each runs at once
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     workers: u16,
-    /// Where Redis keeps its data; a new folder in the system's temporary folder by default
+    /// Where Redis keeps its data, and leaves it; by default a temporary folder that goes with it
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
 }
@@ -31,6 +31,8 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Result<(), Failure>
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     let config = context.load(Vec::new())?.config;
+    // A folder of the user's own is kept, so that the next start goes on where this one stopped.
+    let is_own_folder = args.data.is_none();
     let folder = args
         .data
         .unwrap_or_else(|| std::env::temp_dir().join(format!("waooaw-dev-{}", std::process::id())));
@@ -57,24 +59,32 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Result<(), Failure>
     eprintln!("            source_agent me payload '{{\"task_name\":\"echo\",\"args\":[\"hi\"]}}'");
     eprintln!("follow    REDIS_URL={} waooaw events tail", redis.url());
     eprintln!("stop      Ctrl-C");
-    let ended = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        number = first_to_end(&mut replicas) => Some(number),
+    let outcome = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        () = all_to_end(&mut replicas) => Err(Failure::failed("all replicas ended by themselves")),
     };
     for replica in replicas {
         replica.stop().await;
     }
     redis.stop().await;
-    match ended {
-        None => Ok(()),
-        Some(number) => Err(Failure::failed(&format!("replica {number} ended by itself"))),
+    if is_own_folder && let Err(problem) = std::fs::remove_dir_all(&folder) {
+        eprintln!("waooaw: can not remove {}: {problem}", folder.display());
     }
+    outcome
 }
 
-/// Waits until some replica ends by itself; answers its number.
-async fn first_to_end(replicas: &mut [ReplicaProcess]) -> usize {
-    let waits = replicas.iter_mut().map(|replica| Box::pin(replica.wait()));
-    let (_, place, _) = futures_util::future::select_all(waits).await;
-    place + 1
+/// Waits until every replica has ended by itself. One that is killed is part of trying things out.
+async fn all_to_end(replicas: &mut [ReplicaProcess]) {
+    let mut waits: Vec<_> = replicas
+        .iter_mut()
+        .enumerate()
+        .map(|(place, replica)| Box::pin(async move { (place + 1, replica.wait().await) }))
+        .collect();
+    while !waits.is_empty() {
+        let ((number, status), _, rest) = futures_util::future::select_all(waits).await;
+        let how = status.map_or_else(|problem| problem.to_string(), |status| status.to_string());
+        eprintln!("replica {number} ended by itself: {how}");
+        waits = rest;
+    }
 }

@@ -135,9 +135,5 @@ fn find_program() -> Result<PathBuf, Failure> {
         .iter()
         .flat_map(|program| folders.iter().map(move |folder| folder.join(program)))
         .find(|candidate| candidate.is_file())
-        .ok_or_else(|| {
-            Failure::unreachable(
-                "no redis-server on the PATH; install it (`make redis` does), or name one with --redis-url",
-            )
-        })
+        .ok_or_else(|| Failure::unreachable("no redis-server on the PATH; install it, as `make redis` does"))
 }
