@@ -1,5 +1,6 @@
 //! `waooaw dev`: everything that is needed to try things out, with one command, and gone with Ctrl-C.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -37,10 +38,15 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Result<(), Failure>
         .data
         .unwrap_or_else(|| std::env::temp_dir().join(format!("waooaw-dev-{}", std::process::id())));
     let redis = RedisServer::start(&folder, Persistence::EverySecond).await?;
+    let mut settings = Vec::new();
+    if std::io::stderr().is_terminal() {
+        // The replicas write to a pipe, but a person reads it.
+        settings.push(("WAOOAW_TELEMETRY__LOG_FORMAT".to_owned(), "pretty".to_owned()));
+    }
     let options = FleetOptions {
         redis_url: redis.url(),
         workers: args.workers,
-        settings: Vec::new(),
+        settings,
         first_port: Some(config.http.addr.port()),
         show_logs: !context.is_quiet(),
     };
