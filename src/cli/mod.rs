@@ -3,6 +3,7 @@
 //! Data goes to standard output, everything else to standard error. Every command needs only an address of Redis; none
 //! needs the HTTP service.
 
+mod bench;
 mod context;
 mod dev;
 mod exit;
@@ -71,6 +72,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run a Redis of its own with some replicas, for trying things out
     Dev(dev::DevArgs),
+    /// Measure how fast it is, on a Redis and replicas of its own
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -105,6 +108,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         match cli.command {
             Command::Serve(args) => serve::run(&context, args).await,
             Command::Dev(args) => dev::run(&context, args).await,
+            Command::Bench(args) => bench::run(&context, args).await,
         }
     });
     // A blocking handler that does not end must not keep the process.
