@@ -40,6 +40,11 @@ impl Context {
         self.global.verbose > 0
     }
 
+    /// Whether an address of Redis was given on the command line; the environment and files do not count.
+    pub(crate) fn names_redis(&self) -> bool {
+        self.global.redis_url.is_some()
+    }
+
     /// Reads the configuration, with the command's own flags on top of the common ones.
     pub(crate) fn load(&self, flags: Vec<Flag>) -> Result<Loaded, Failure> {
         let directory = std::env::current_dir()

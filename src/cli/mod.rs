@@ -3,6 +3,7 @@
 //! Data goes to standard output, everything else to standard error. Every command needs only an address of Redis; none
 //! needs the HTTP service.
 
+mod bench;
 mod context;
 mod demo;
 mod dev;
@@ -74,6 +75,8 @@ enum Command {
     Dev(dev::DevArgs),
     /// Show what the runtime does, on a Redis of its own; ends by itself
     Demo,
+    /// Measure how fast it is, on a Redis and replicas of its own
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -107,6 +110,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Serve(args) => serve::run(&context, args).await,
             Command::Dev(args) => dev::run(&context, args).await,
             Command::Demo => demo::run(&context).await,
+            Command::Bench(args) => bench::run(&context, args).await,
         }
     });
     // A blocking handler that does not end must not keep the process.

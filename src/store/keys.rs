@@ -36,6 +36,25 @@ impl Keys {
         format!("{}:metrics", self.prefix)
     }
 
+    /// A pattern that every key matches.
+    #[must_use]
+    pub(super) fn everything(&self) -> String {
+        let mut pattern = String::new();
+        for letter in self.prefix.chars() {
+            if "*?[]^\\".contains(letter) {
+                pattern.push('\\');
+            }
+            pattern.push(letter);
+        }
+        pattern + ":*"
+    }
+
+    /// What a benchmark's own keys begin with.
+    #[must_use]
+    pub(super) fn scratch(&self, partition: Partition) -> String {
+        self.of(partition, "floor")
+    }
+
     /// A key of one partition.
     fn of(&self, partition: Partition, name: &str) -> String {
         format!("{}:{{{partition}}}:{name}", self.prefix)

@@ -35,6 +35,7 @@ pub mod inspect;
 pub mod keys;
 pub mod library;
 pub mod log;
+pub mod measure;
 pub mod record;
 mod reply;
 
