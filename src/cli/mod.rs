@@ -39,6 +39,9 @@ pub(crate) struct Cli {
     command: Command,
 }
 
+/// What the help puts these under, so that a command's own options stand together.
+const COMMON: &str = "Options of every command";
+
 /// What every command understands.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
@@ -49,20 +52,21 @@ pub(crate) struct Global {
         value_enum,
         default_value_t,
         env = "WAOOAW_OUTPUT",
-        hide_env = true
+        hide_env = true,
+        help_heading = COMMON
     )]
     pub(crate) output: OutputFormat,
     /// Where Redis is, such as redis://127.0.0.1:6379 [env: REDIS_URL]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "URL")]
     pub(crate) redis_url: Option<String>,
     /// A configuration file on top of those in config/
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     pub(crate) config: Option<std::path::PathBuf>,
     /// Say less: warnings and errors only
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, help_heading = COMMON, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
     /// Say more; twice for everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = COMMON, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 
