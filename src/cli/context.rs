@@ -77,7 +77,7 @@ impl Context {
             file: self.global.config.as_deref(),
             flags: all,
         };
-        config::load(&sources).map_err(|problems| Failure::usage(&problems.to_string()))
+        Ok(config::load(&sources)?)
     }
 
     /// Reads the configuration and installs the log; for commands that run a service.

@@ -1,8 +1,12 @@
 //! How a command ends: the exit codes and what is printed with them.
 
+use std::io::Write;
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use crate::error::Error;
+use crate::service::config::ConfigErrors;
 use crate::service::wiring::ServeError;
 use crate::store::StoreError;
 
@@ -19,57 +23,107 @@ pub(super) const NOT_FOUND: u8 = 4;
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: u8,
+    /// What programs are told: the name of the error.
+    name: &'static str,
     text: String,
+    /// Each problem on its own, where there may be several.
+    errors: Option<serde_json::Value>,
 }
 
 impl Failure {
+    fn new(code: u8, name: &'static str, text: &str) -> Self {
+        Self {
+            code,
+            name,
+            text: text.to_owned(),
+            errors: None,
+        }
+    }
+
     /// The thing that was asked about failed.
     pub(crate) fn failed(text: &str) -> Self {
-        Self {
-            code: FAILED,
-            text: text.to_owned(),
-        }
+        Self::new(FAILED, "Failed", text)
     }
 
     /// The arguments or the configuration make no sense.
     pub(crate) fn usage(text: &str) -> Self {
-        Self {
-            code: USAGE,
-            text: text.to_owned(),
-        }
+        Self::new(USAGE, "Usage", text)
     }
 
     /// Something that is needed can not be reached.
     pub(crate) fn unreachable(text: &str) -> Self {
-        Self {
-            code: UNREACHABLE,
-            text: text.to_owned(),
-        }
+        Self::new(UNREACHABLE, "Unreachable", text)
     }
 
     /// There is no such thing.
+    #[allow(dead_code, reason = "commands about workflows and dead letters need it")]
     pub(crate) fn not_found(text: &str) -> Self {
-        Self {
-            code: NOT_FOUND,
-            text: text.to_owned(),
-        }
+        Self::new(NOT_FOUND, "NotFound", text)
+    }
+
+    /// Nobody reads on: the end, without a word and without blame, as `head` expects.
+    pub(crate) fn closed_pipe() -> Self {
+        Self::new(0, "ClosedPipe", "")
+    }
+
+    /// Gives the error a name of its own, for programs.
+    pub(crate) fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// Adds what tells the problems apart, for programs.
+    fn with_errors(mut self, errors: &impl Serialize) -> Self {
+        self.errors = serde_json::to_value(errors).ok();
+        self
     }
 
     /// Prints the failure; a failure without words has said all that it has to say.
-    pub(super) fn print(self) -> ExitCode {
+    pub(super) fn print(self, is_json: bool) -> ExitCode {
         if !self.text.is_empty() {
-            eprintln!("waooaw: {}", self.text);
+            if is_json {
+                let error = ErrorDocument {
+                    code: self.name,
+                    message: &self.text,
+                    errors: self.errors.as_ref(),
+                };
+                say(&serde_json::to_string(&Wrapped { error }).unwrap_or_default());
+            } else {
+                say(&format!("waooaw: {}", self.text));
+            }
         }
         ExitCode::from(self.code)
     }
 }
 
-/// The error with all its causes.
+/// A failure as programs read it.
+#[derive(Serialize)]
+struct Wrapped<'a> {
+    error: ErrorDocument<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorDocument<'a> {
+    code: &'static str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors: Option<&'a serde_json::Value>,
+}
+
+/// Writes a line to standard error; nobody may be there to read it, which is no reason to panic.
+pub(super) fn say(text: &str) {
+    writeln!(std::io::stderr(), "{text}").unwrap_or_default();
+}
+
+/// The error with all its causes, each said once.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(source) = cause {
-        text = format!("{text}: {source}");
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
         cause = source.source();
     }
     text
@@ -88,27 +142,36 @@ impl From<StoreError> for Failure {
             | StoreError::Protocol(_)
             | StoreError::Refused(_) => FAILED,
         };
-        Self {
-            code,
-            text: chain(&error),
-        }
+        let name = if error.is_retryable() {
+            "RedisUnavailable"
+        } else {
+            "Store"
+        };
+        Self::new(code, name, &chain(&error))
     }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let text = chain(&error);
+        let (name, text) = (error.code(), chain(&error));
         match error {
             Error::RedisUnavailable(source) | Error::Store(source) => Self {
                 text,
                 ..Self::from(source)
             },
-            Error::TaskNotFound(_) => Self { code: NOT_FOUND, text },
-            Error::InvalidField(_) | Error::UnknownTask(_) => Self { code: USAGE, text },
+            Error::TaskNotFound(_) => Self::new(NOT_FOUND, name, &text),
+            Error::InvalidField(rejection) => Self::new(USAGE, name, &text).with_errors(&rejection.problems),
+            Error::UnknownTask(_) => Self::new(USAGE, name, &text),
             Error::TaskQueueFull { .. } | Error::InvalidTransition(_) | Error::MaxRetriesExceeded { .. } => {
-                Self { code: FAILED, text }
+                Self::new(FAILED, name, &text)
             }
         }
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(problems: ConfigErrors) -> Self {
+        Self::new(USAGE, "InvalidConfiguration", &problems.to_string()).with_errors(&problems.problems())
     }
 }
 
@@ -123,7 +186,7 @@ impl From<ServeError> for Failure {
             ServeError::Listen { .. }
             | ServeError::Handlers(_)
             | ServeError::Unsupported(_)
-            | ServeError::CaFile { .. } => Self { code: USAGE, text },
+            | ServeError::CaFile { .. } => Self::usage(&text),
         }
     }
 }

@@ -3,18 +3,28 @@
 //! Data goes to standard output, everything else to standard error. Every command needs only an address of Redis; none
 //! needs the HTTP service.
 
+#![allow(clippy::doc_markdown, reason = "the comments on arguments are printed as their help")]
+
 mod bench;
+mod completions;
+mod config;
 mod context;
 mod demo;
 mod dev;
+mod events;
 mod exit;
 mod fleet;
+mod health;
 mod output;
 mod redis_server;
 mod serve;
+mod stats;
+mod task;
+mod trigger;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use context::Context;
@@ -30,6 +40,9 @@ pub(crate) struct Cli {
     command: Command,
 }
 
+/// What the help puts these under, so that a command's own options stand together.
+const COMMON: &str = "Options of every command";
+
 /// What every command understands.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
@@ -40,20 +53,21 @@ pub(crate) struct Global {
         value_enum,
         default_value_t,
         env = "WAOOAW_OUTPUT",
-        hide_env = true
+        hide_env = true,
+        help_heading = COMMON
     )]
     pub(crate) output: OutputFormat,
     /// Where Redis is, such as redis://127.0.0.1:6379 [env: REDIS_URL]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "URL")]
     pub(crate) redis_url: Option<String>,
     /// A configuration file on top of those in config/
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     pub(crate) config: Option<std::path::PathBuf>,
     /// Say less: warnings and errors only
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, help_heading = COMMON, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
     /// Say more; twice for everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = COMMON, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 
@@ -75,6 +89,27 @@ enum Command {
     Dev(dev::DevArgs),
     /// Show what the runtime does, on a Redis of its own; ends by itself
     Demo,
+    /// Make a task now, and on request wait until it has ended
+    #[command(after_help = trigger::EXAMPLES)]
+    Trigger(trigger::TriggerArgs),
+    /// Look at tasks, wait for them, cancel them
+    #[command(subcommand)]
+    Task(task::TaskCommand),
+    /// Count tasks, queues and workers
+    #[command(after_help = stats::EXAMPLES)]
+    Stats,
+    /// Read the log of events
+    #[command(subcommand)]
+    Events(events::EventsCommand),
+    /// Ask a replica on this machine whether it works, for container checks
+    #[command(after_help = health::EXAMPLES)]
+    Health(health::HealthArgs),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Print a script that completes commands in a shell
+    #[command(after_help = completions::EXAMPLES)]
+    Completions(completions::CompletionsArgs),
     /// Measure how fast it is, on a Redis and replicas of its own
     Bench(bench::BenchArgs),
 }
@@ -84,19 +119,37 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(problem) => {
-            // Help and version are printed by an "error" too; they are no failure.
-            let code = if problem.use_stderr() { exit::USAGE } else { 0 };
-            return match problem.print() {
-                Ok(()) => ExitCode::from(code),
-                Err(_) => ExitCode::from(exit::FAILED),
-            };
-        }
+        Err(problem) => return refuse(&problem),
     };
+    let is_json = cli.global.output == OutputFormat::Json;
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.print(),
+        Err(failure) => failure.print(is_json),
     }
+}
+
+/// Ends where the arguments make no sense, or ask for help.
+fn refuse(problem: &clap::Error) -> ExitCode {
+    // Help and version are printed by an "error" too; they are no failure, and a pipe that closes early is none either.
+    if !problem.use_stderr() {
+        problem.print().unwrap_or_default();
+        return ExitCode::SUCCESS;
+    }
+    if asks_for_json() && problem.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let text = problem.render().to_string();
+        let message = text.trim_start_matches("error: ").trim_end();
+        return Failure::usage(message).print(true);
+    }
+    problem.print().unwrap_or_default();
+    ExitCode::from(exit::USAGE)
+}
+
+/// Whether JSON is asked for by arguments that can not be parsed as a whole.
+fn asks_for_json() -> bool {
+    let args: Vec<_> = std::env::args_os().collect();
+    let by_flag = args.iter().any(|arg| arg == "--output=json")
+        || args.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json");
+    by_flag || std::env::var_os("WAOOAW_OUTPUT").is_some_and(|format| format == "json")
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
@@ -110,6 +163,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Serve(args) => serve::run(&context, args).await,
             Command::Dev(args) => dev::run(&context, args).await,
             Command::Demo => demo::run(&context).await,
+            Command::Trigger(args) => trigger::run(&context, args).await,
+            Command::Task(command) => task::run(&context, command).await,
+            Command::Stats => stats::run(&context).await,
+            Command::Events(command) => events::run(&context, command).await,
+            Command::Health(args) => health::run(&context, &args).await,
+            Command::Config(command) => config::run(&context, &command),
+            Command::Completions(args) => completions::run(&args),
             Command::Bench(args) => bench::run(&context, args).await,
         }
     });

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{ContentArrangement, Table};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::exit::Failure;
@@ -13,7 +14,7 @@ pub(super) fn line(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
-        Err(problem) if problem.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::failed("")),
+        Err(problem) if problem.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::closed_pipe()),
         Err(problem) => Err(Failure::failed(&format!("can not write: {problem}"))),
     }
 }
@@ -28,6 +29,55 @@ pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     line(&text.map_err(|problem| Failure::failed(&format!("can not write JSON: {problem}")))?)
 }
 
+/// Writes a value as JSON on one line.
+pub(super) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value);
+    line(&text.map_err(|problem| Failure::failed(&format!("can not write JSON: {problem}")))?)
+}
+
+/// Writes names and values, one to a line.
+pub(super) fn fields<N: AsRef<str>>(rows: &[(N, String)]) -> Result<(), Failure> {
+    let width = rows
+        .iter()
+        .map(|(name, _)| name.as_ref().chars().count())
+        .max()
+        .unwrap_or_default();
+    for (name, value) in rows {
+        line(format!("{:width$}  {}", name.as_ref(), plain(value)).trim_end())?;
+    }
+    Ok(())
+}
+
+/// A text without what would move the cursor of a terminal or colour it.
+pub(super) fn plain(text: &str) -> String {
+    text.chars()
+        .map(|letter| if letter.is_control() { '\u{fffd}' } else { letter })
+        .collect()
+}
+
+/// The beginning of a text that is too long for its place.
+pub(super) fn cut(text: &str, longest: usize) -> String {
+    if text.chars().count() <= longest {
+        return text.to_owned();
+    }
+    let mut short: String = text.chars().take(longest.saturating_sub(1)).collect();
+    short.push('…');
+    short
+}
+
+/// Says on a terminal that something goes on; nothing elsewhere.
+pub(super) fn spinner(message: String) -> Option<ProgressBar> {
+    if !is_lively() {
+        return None;
+    }
+    let spinner = ProgressBar::new_spinner().with_message(message);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {elapsed}") {
+        spinner.set_style(style);
+    }
+    spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+    Some(spinner)
+}
+
 /// Writes rows under headings.
 pub(super) fn table(headings: &[&str], rows: Vec<Vec<String>>) -> Result<(), Failure> {
     let mut table = Table::new();
@@ -36,7 +86,7 @@ pub(super) fn table(headings: &[&str], rows: Vec<Vec<String>>) -> Result<(), Fai
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(headings.to_vec());
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| plain(cell)).collect::<Vec<_>>());
     }
     line(&table.to_string())
 }

@@ -17,6 +17,7 @@ mod ingest;
 mod member;
 pub mod queue;
 pub mod replica;
+pub mod request;
 mod slots;
 mod watch;
 mod work;

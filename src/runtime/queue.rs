@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::defaults::{Defaults, Origin};
 use super::handler::{Handlers, TaskContext};
 use super::replica::{Membership, ReplicaOptions};
+use super::request::{self, create_one, make_keys, new_actor};
 use crate::domain::id::{Name, ReplicaId, TaskId};
 use crate::domain::priority::Priority;
 use crate::domain::rejection::{Reason, Rejection};
@@ -22,7 +23,7 @@ use crate::domain::retry::RetryPolicy;
 use crate::domain::trigger::{Start, TaskTrigger};
 use crate::error::Error;
 use crate::store::document::{StatisticsDocument, TaskDocument};
-use crate::store::functions::{Appetite, Cancelled, Claimed, Created, Joining, Outcome, Settled, Settlement};
+use crate::store::functions::{Appetite, Claimed, Outcome, Settled, Settlement};
 use crate::store::inbound::wait_behind;
 use crate::store::{Endpoint, Store, StoreError};
 
@@ -233,18 +234,8 @@ impl TaskQueue {
     /// [`Error::RedisUnavailable`], or [`Error::Store`] when Redis holds something of another release.
     pub async fn connect(options: TaskQueueOptions) -> Result<Self, Error> {
         let store = Store::new(options.endpoint.clone())?;
-        let actor = ReplicaId::from_random(uuid::Uuid::new_v4().as_u64_pair().1);
-        let joining = Joining {
-            max_size: options.max_size,
-            max_running: options.max_running,
-            workers: None,
-            started_at: "",
-            announce: false,
-            task_names: &[],
-        };
-        for partition in store.partitions() {
-            store.join(partition, actor, &joining).await?;
-        }
+        let actor = new_actor();
+        make_keys(&store, actor).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
@@ -274,19 +265,8 @@ impl TaskQueue {
             trace: None,
         };
         let task = inner.defaults.task(trigger, &origin, inner.store.partition_count());
-        let (id, partition) = (task.id, task.id.partition());
-        let (words, _) = inner
-            .store
-            .create(partition, inner.actor, false, &Appetite::none(), &[task])
-            .await?;
-        match words.first() {
-            Some(Created::Ok | Created::Duplicate) => Ok(id),
-            Some(Created::Full) => {
-                let max_size = self.get_statistics().await?.max_size;
-                Err(Error::TaskQueueFull { max_size })
-            }
-            Some(Created::Unknown) | None => Err(Error::Store(StoreError::Protocol("create"))),
-        }
+        let submitted = create_one(&inner.store, inner.actor, false, task).await?;
+        Ok(submitted.task_id)
     }
 
     /// Takes the most urgent task, waiting up to `timeout` for one; `None` when none came. The wait costs no CPU.
@@ -441,16 +421,7 @@ impl TaskQueue {
     ///
     /// [`Error::TaskNotFound`], [`Error::RedisUnavailable`].
     pub async fn cancel_task(&self, task: TaskId) -> Result<bool, Error> {
-        let words = self
-            .inner
-            .store
-            .cancel(task.partition(), self.inner.actor, None, None, &[task])
-            .await?;
-        match words.first() {
-            Some(Cancelled::Ok) => Ok(true),
-            Some(Cancelled::Terminal) => Ok(false),
-            Some(Cancelled::Missing) | None => Err(Error::TaskNotFound(task.to_string())),
-        }
+        request::cancel(&self.inner.store, self.inner.actor, task, None).await
     }
 
     /// A task as it is right now.
@@ -459,7 +430,7 @@ impl TaskQueue {
     ///
     /// [`Error::TaskNotFound`], [`Error::RedisUnavailable`].
     pub async fn get_task(&self, task: TaskId) -> Result<TaskDocument, Error> {
-        task_document(&self.inner.store, task).await
+        request::task_document(&self.inner.store, task).await
     }
 
     /// All tasks of a workflow, in order of creation.
@@ -504,29 +475,6 @@ impl TaskQueue {
         }
         Ok(())
     }
-}
-
-/// A task's document with everything that is kept of it.
-///
-/// # Errors
-///
-/// [`Error::TaskNotFound`], [`Error::RedisUnavailable`].
-pub async fn task_document(store: &Store, task: TaskId) -> Result<TaskDocument, Error> {
-    let record = store
-        .task(task)
-        .await?
-        .ok_or_else(|| Error::TaskNotFound(task.to_string()))?;
-    let due_ms = if record.is_delayed {
-        store.due_ms(task).await?
-    } else {
-        None
-    };
-    let notes = if record.retry_count > 0 {
-        store.attempt_notes(task).await?
-    } else {
-        Vec::new()
-    };
-    Ok(TaskDocument::new(record, due_ms, &notes))
 }
 
 /// The statistics of all partitions; zeros where no replica has ever run.

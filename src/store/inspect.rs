@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::inbound::entries;
 use super::record::Record;
-use super::reply::{bytes, items, string};
+use super::reply::{bytes, integer, items, string};
 use super::{Store, StoreError};
 use crate::domain::id::{Name, Partition, QueueName, TaskId};
 use crate::domain::priority::Priority;
@@ -141,6 +141,17 @@ impl Store {
         Ok(string(self.send(&command).await?)
             .and_then(|score| score.parse::<f64>().ok())
             .map(|score| score as i64))
+    }
+
+    /// What time it is where tasks are timed, ms since the epoch.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn now_ms(&self) -> Result<i64, StoreError> {
+        let parts = items(self.send(&redis::cmd("TIME")).await?).ok_or(StoreError::Protocol("TIME"))?;
+        let part = |place: usize| parts.get(place).and_then(integer).ok_or(StoreError::Protocol("TIME"));
+        Ok(part(0)?.saturating_mul(1000).saturating_add(part(1)? / 1000))
     }
 
     /// The queue names of a partition, sorted.

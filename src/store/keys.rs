@@ -108,6 +108,18 @@ impl Keys {
         self.of(partition, &format!("queue:{queue}:{}", priority.key_part()))
     }
 
+    /// The names of the tasks that are parked.
+    #[must_use]
+    pub fn parks(&self, partition: Partition) -> String {
+        self.of(partition, "parks")
+    }
+
+    /// The tasks of one name whose handler an asking replica lacked, at one priority.
+    #[must_use]
+    pub fn parked(&self, partition: Partition, name: &Name, priority: Priority) -> String {
+        self.of(partition, &format!("parked:{name}:{}", priority.key_part()))
+    }
+
     /// A task's record.
     #[must_use]
     pub fn task(&self, id: TaskId) -> String {

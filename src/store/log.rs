@@ -27,6 +27,20 @@ impl Store {
         after: &str,
         count: usize,
     ) -> Result<Vec<Event>, StoreError> {
+        Ok(self.read_log(partition, after, count).await?.1)
+    }
+
+    /// As [`Store::events_after`], with the id to continue from: an entry that is no event counts too.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn read_log(
+        &self,
+        partition: Partition,
+        after: &str,
+        count: usize,
+    ) -> Result<(String, Vec<Event>), StoreError> {
         let mut command = redis::cmd("XRANGE");
         command
             .arg(self.keys().events(partition))
@@ -34,9 +48,9 @@ impl Store {
             .arg("+")
             .arg("COUNT")
             .arg(count);
-        Ok(events(
-            entries(self.send(&command).await?).ok_or(StoreError::Protocol("XRANGE"))?,
-        ))
+        let found = entries(self.send(&command).await?).ok_or(StoreError::Protocol("XRANGE"))?;
+        let last = found.last().map_or(after, |entry| &entry.id).to_owned();
+        Ok((last, events(found)))
     }
 
     /// Up to `count` events of a partition before the entry `before` (`+` for the newest), newest first.
@@ -50,6 +64,17 @@ impl Store {
         before: &str,
         count: usize,
     ) -> Result<Vec<Event>, StoreError> {
+        Ok(self.read_log_back(partition, before, count).await?.2)
+    }
+
+    /// As [`Store::events_before`], with the id to continue from and how many entries were read: one that is no event
+    /// counts too.
+    pub(super) async fn read_log_back(
+        &self,
+        partition: Partition,
+        before: &str,
+        count: usize,
+    ) -> Result<(String, usize, Vec<Event>), StoreError> {
         let end = if before == "+" {
             before.to_owned()
         } else {
@@ -62,9 +87,9 @@ impl Store {
             .arg("-")
             .arg("COUNT")
             .arg(count);
-        Ok(events(
-            entries(self.send(&command).await?).ok_or(StoreError::Protocol("XREVRANGE"))?,
-        ))
+        let found = entries(self.send(&command).await?).ok_or(StoreError::Protocol("XREVRANGE"))?;
+        let last = found.last().map_or(before, |entry| &entry.id).to_owned();
+        Ok((last, found.len(), events(found)))
     }
 
     /// The id of the last entry of a partition's log, `0-0` while it is empty.
@@ -99,6 +124,23 @@ impl Store {
         let found: Vec<Entry> = news.into_iter().flat_map(|(_, entries)| entries).collect();
         let last = found.last().map_or(after, |entry| &entry.id).to_owned();
         Ok((last, events(found)))
+    }
+
+    /// Waits until some partition has events after its entry.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; calling again is safe.
+    pub async fn wait_for_events(
+        &self,
+        reader: &mut Blocking,
+        places: &[(Partition, String)],
+    ) -> Result<(), StoreError> {
+        let streams: Vec<(String, String)> = places
+            .iter()
+            .map(|(partition, after)| (self.keys().events(*partition), after.clone()))
+            .collect();
+        wait_behind(reader, &streams).await.map(drop)
     }
 
     /// Makes a consumer group on a partition's log where it is missing; it begins at `from` (`0` for all, `$` for new).

@@ -27,6 +27,7 @@
 //! Never decides policy, never sleeps, never retries a task: that is the runtime's.
 
 mod connection;
+pub mod cursor;
 pub mod document;
 pub mod error;
 pub mod functions;
@@ -34,6 +35,7 @@ pub mod inbound;
 pub mod inspect;
 pub mod keys;
 pub mod library;
+pub mod listing;
 pub mod log;
 pub mod measure;
 pub mod record;

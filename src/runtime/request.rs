@@ -1,0 +1,328 @@
+//! What a caller asks for directly, without the stream of triggers: a task, its end, word of its end, lists.
+//!
+//! A trigger on the stream is answered by an event; here the answer is the return value. Both go through the same
+//! checks: what is asked for is read from the same envelope and payload, and made by the same function in Redis.
+//! The command line and the HTTP service ask through this module, so that they can not disagree.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::backoff::Waits;
+use super::defaults::{Defaults, Origin};
+use crate::domain::envelope::Envelope;
+use crate::domain::id::{ReplicaId, TaskId};
+use crate::domain::rejection::{Reason, Rejection};
+use crate::domain::trigger::{Inbound, TASK_CANCEL, TASK_TRIGGER, TaskCancel, TaskTrigger, interpret};
+use crate::error::Error;
+use crate::store::cursor::Cursor;
+use crate::store::document::TaskDocument;
+use crate::store::functions::{Appetite, Cancelled, Created, Joining};
+use crate::store::listing::{ListError, TaskQuery};
+use crate::store::record::{NewTask, Record};
+use crate::store::{Store, StoreError};
+
+/// What became of a request for a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// The task.
+    pub task_id: TaskId,
+    /// Whether it is new; `false` when the same request had made it before.
+    pub is_new: bool,
+}
+
+/// A name for a program that holds no tasks, as it stands in the events that it causes.
+#[must_use]
+pub fn new_actor() -> ReplicaId {
+    ReplicaId::from_random(uuid::Uuid::new_v4().as_u64_pair().1)
+}
+
+/// Reads a trigger for one task by the rules of the stream.
+///
+/// # Errors
+///
+/// [`Error::InvalidField`] with everything that is wrong.
+pub fn read_trigger(source_agent: &str, event_id: &str, payload: &str) -> Result<TaskTrigger, Error> {
+    match read(TASK_TRIGGER, source_agent, event_id, payload)? {
+        Inbound::Task(trigger) => Ok(*trigger),
+        Inbound::Cancel(_) => Err(Error::Store(StoreError::Protocol("trigger"))),
+    }
+}
+
+/// Reads a request to end one task by the rules of the stream.
+///
+/// # Errors
+///
+/// [`Error::InvalidField`] with everything that is wrong.
+pub fn read_cancel(source_agent: &str, event_id: &str, payload: &str) -> Result<TaskCancel, Error> {
+    match read(TASK_CANCEL, source_agent, event_id, payload)? {
+        Inbound::Cancel(cancel) => Ok(cancel),
+        Inbound::Task(_) => Err(Error::Store(StoreError::Protocol("cancel"))),
+    }
+}
+
+fn read(event_type: &str, source_agent: &str, event_id: &str, payload: &str) -> Result<Inbound, Error> {
+    let fields = [
+        ("event_type", event_type),
+        ("source_agent", source_agent),
+        ("event_id", event_id),
+        ("payload", payload),
+    ]
+    .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    let envelope = Envelope::decode(event_id, &fields).map_err(|refused| Error::InvalidField(refused.rejection))?;
+    interpret(&envelope).map_err(Error::InvalidField)
+}
+
+/// Makes the task that a trigger asks for; the same origin makes it once.
+///
+/// # Errors
+///
+/// [`Error::UnknownTask`], [`Error::TaskQueueFull`], [`Error::RedisUnavailable`]; asking again is safe.
+pub async fn submit(
+    store: &Store,
+    actor: ReplicaId,
+    defaults: &Defaults,
+    origin: &Origin<'_>,
+    trigger: TaskTrigger,
+) -> Result<Submitted, Error> {
+    let task = defaults.task(trigger, origin, store.partition_count());
+    create_one(store, actor, true, task).await
+}
+
+/// Makes one task. With `check_names` somebody must have registered its name.
+pub(super) async fn create_one(
+    store: &Store,
+    actor: ReplicaId,
+    check_names: bool,
+    task: NewTask,
+) -> Result<Submitted, Error> {
+    let task_id = task.id;
+    let tasks = [task];
+    let appetite = Appetite::none();
+    let create = || store.create(task_id.partition(), actor, check_names, &appetite, &tasks);
+    let created = match create().await {
+        // No replica was ever here, so none has registered the name; and the first replica decides how many partitions
+        // there are, not somebody who asks.
+        Err(StoreError::NotJoined) if check_names => Ok((vec![Created::Unknown], Vec::new())),
+        Err(StoreError::NotJoined) => {
+            make_keys(store, actor).await?;
+            create().await
+        }
+        other => other,
+    };
+    match created?.0.first() {
+        Some(Created::Ok) => Ok(Submitted { task_id, is_new: true }),
+        Some(Created::Duplicate) => Ok(Submitted { task_id, is_new: false }),
+        Some(Created::Full) => {
+            let max_size = super::queue::statistics(store).await?.max_size;
+            Err(Error::TaskQueueFull { max_size })
+        }
+        Some(Created::Unknown) => Err(Error::UnknownTask(tasks[0].trigger.task_name.to_string())),
+        None => Err(Error::Store(StoreError::Protocol("create"))),
+    }
+}
+
+/// Makes the keys of all partitions where they are missing.
+pub(super) async fn make_keys(store: &Store, actor: ReplicaId) -> Result<(), StoreError> {
+    let joining = Joining {
+        max_size: None,
+        max_running: None,
+        workers: None,
+        started_at: "",
+        announce: false,
+        task_names: &[],
+    };
+    for partition in store.partitions() {
+        store.join(partition, actor, &joining).await?;
+    }
+    Ok(())
+}
+
+/// Ends a task that waits or runs, wherever; `false` when it had ended before.
+///
+/// # Errors
+///
+/// [`Error::TaskNotFound`], [`Error::RedisUnavailable`]; asking again is safe.
+pub async fn cancel(store: &Store, actor: ReplicaId, task: TaskId, message: Option<&str>) -> Result<bool, Error> {
+    let missing = || Error::TaskNotFound(task.to_string());
+    if task.partition().number() >= store.partition_count() {
+        return Err(missing());
+    }
+    match store.cancel(task.partition(), actor, None, message, &[task]).await {
+        Ok(words) => match words.first() {
+            Some(Cancelled::Ok) => Ok(true),
+            Some(Cancelled::Terminal) => Ok(false),
+            Some(Cancelled::Missing) | None => Err(missing()),
+        },
+        Err(StoreError::NotJoined) => Err(missing()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A task's document with everything that is kept of it.
+///
+/// # Errors
+///
+/// [`Error::TaskNotFound`], [`Error::RedisUnavailable`].
+pub async fn task_document(store: &Store, task: TaskId) -> Result<TaskDocument, Error> {
+    let record = store
+        .task(task)
+        .await?
+        .ok_or_else(|| Error::TaskNotFound(task.to_string()))?;
+    Ok(document(store, record).await?)
+}
+
+async fn document(store: &Store, record: Record) -> Result<TaskDocument, StoreError> {
+    let due_ms = if record.is_delayed {
+        store.due_ms(record.id).await?
+    } else {
+        None
+    };
+    let notes = if record.retry_count > 0 {
+        store.attempt_notes(record.id).await?
+    } else {
+        Vec::new()
+    };
+    Ok(TaskDocument::new(record, due_ms, &notes))
+}
+
+/// How long one read of the log waits.
+const WAIT: Duration = Duration::from_secs(2);
+/// After how long the task is looked at even when the log says nothing of it: the log may have been trimmed or lost.
+const RECHECK: Duration = Duration::from_secs(5);
+/// For how long Redis may be away while somebody waits.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until a task has ended, at most until `deadline`; its document as it is then. What it waits for is the task's
+/// next event; it does not poll.
+///
+/// # Errors
+///
+/// [`Error::TaskNotFound`], also when the task goes away meanwhile; [`Error::RedisUnavailable`] when Redis is away at
+/// the beginning or for longer than half a minute.
+pub async fn wait_until_over(
+    store: &Store,
+    task: TaskId,
+    deadline: Option<Instant>,
+) -> Result<(TaskDocument, bool), Error> {
+    let mut after = store.last_event_id(task.partition()).await?;
+    // Looked at after the place in the log is known, so that no end falls in between.
+    let mut seen = store.task(task).await?;
+    let mut seen_at = Instant::now();
+    let mut last_answer = Instant::now();
+    let mut reader = store.blocking(WAIT);
+    let mut waits = Waits::new();
+    let subject = task.to_string();
+    loop {
+        let Some(record) = seen.take() else {
+            return Err(Error::TaskNotFound(subject));
+        };
+        let is_over = record.state.is_terminal();
+        if is_over || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok((document(store, record).await?, is_over));
+        }
+        let mut is_news = false;
+        while !is_news && seen_at.elapsed() < RECHECK {
+            let read = store.follow_events(&mut reader, task.partition(), &after);
+            let read = match deadline {
+                Some(deadline) => match tokio::time::timeout_at(deadline, read).await {
+                    Ok(read) => read,
+                    Err(_) => break,
+                },
+                None => read.await,
+            };
+            match read {
+                Ok((last, events)) => {
+                    waits.reset();
+                    last_answer = Instant::now();
+                    after = last;
+                    is_news = events.iter().any(|event| event.subject() == subject);
+                }
+                Err(error) => pause(error, last_answer, &mut waits, deadline).await?,
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                break;
+            }
+        }
+        seen = loop {
+            match store.task(task).await {
+                Ok(record) => break record,
+                Err(error) => pause(error, last_answer, &mut waits, deadline).await?,
+            }
+        };
+        seen_at = Instant::now();
+        last_answer = seen_at;
+    }
+}
+
+/// Waits after a failure that may pass; gives up when Redis has been away for too long or time is up.
+async fn pause(
+    error: StoreError,
+    last_answer: Instant,
+    waits: &mut Waits,
+    deadline: Option<Instant>,
+) -> Result<(), Error> {
+    let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+    if !error.is_retryable() || is_late || last_answer.elapsed() > PATIENCE {
+        return Err(error.into());
+    }
+    waits.pause(&tokio_util::sync::CancellationToken::new()).await;
+    Ok(())
+}
+
+/// A page of tasks.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
+pub struct TaskPage {
+    pub items: Vec<TaskDocument>,
+    pub next_cursor: Option<String>,
+}
+
+/// Lists tasks. `cursor` is the `next_cursor` of the page before. A page may be short, even empty, and still have one
+/// after it: each looks at a bounded number of tasks.
+///
+/// # Errors
+///
+/// [`Error::InvalidField`] for a cursor of another list, [`Error::RedisUnavailable`].
+pub async fn list_tasks(store: &Store, query: &TaskQuery, cursor: Option<&str>) -> Result<TaskPage, Error> {
+    let refuse = |message: String| Error::InvalidField(Rejection::new(Reason::InvalidField, Some("cursor"), message));
+    let cursor = cursor
+        .map(str::parse::<Cursor>)
+        .transpose()
+        .map_err(|error| refuse(error.to_string()))?;
+    let page = match store.list_tasks(query, cursor).await {
+        Ok(page) => page,
+        Err(ListError::Cursor(error)) => return Err(refuse(error.to_string())),
+        Err(ListError::Store(error)) => return Err(error.into()),
+    };
+    let mut items = Vec::with_capacity(page.records.len());
+    for record in page.records {
+        items.push(document(store, record).await?);
+    }
+    Ok(TaskPage {
+        items,
+        next_cursor: page.next.map(|next| next.to_string()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_held_to_the_limits_of_the_stream() {
+        let refused = |event_id: &str, payload: &str| match read_trigger("s", event_id, payload) {
+            Err(Error::InvalidField(rejection)) => rejection.reason,
+            other => panic!("{other:?}"),
+        };
+
+        assert!(read_trigger("s", "e", r#"{"task_name":"echo"}"#).is_ok());
+        assert_eq!(refused("e", r#"{"task_name":"echo","x":1}"#), Reason::UnknownField);
+        assert_eq!(refused("e\n", r#"{"task_name":"echo"}"#), Reason::InvalidField);
+        let deep = format!(r#"{{"task_name":"echo","args":{}{}}}"#, "[".repeat(64), "]".repeat(64));
+        assert_eq!(refused("e", &deep), Reason::TooDeep);
+        let large = format!(r#"{{"task_name":"echo","args":["{}"]}}"#, "x".repeat(1 << 20));
+        assert_eq!(refused("e", &large), Reason::TooLarge);
+    }
+}
