@@ -24,7 +24,7 @@ use crate::domain::trigger::{Start, TaskTrigger};
 use crate::error::Error;
 use crate::store::document::{StatisticsDocument, TaskDocument};
 use crate::store::functions::{Appetite, Claimed, Outcome, Settled, Settlement};
-use crate::store::inbound::wait_behind;
+use crate::store::doorbell::Doorbell;
 use crate::store::{Endpoint, Store, StoreError};
 
 /// A task to be put into a queue.
@@ -281,10 +281,9 @@ impl TaskQueue {
     pub async fn dequeue(&self, timeout: Duration) -> Result<Option<TaskContext>, Error> {
         let deadline = tokio::time::Instant::now() + timeout;
         let member = self.member().await?;
-        let mut reader = self
-            .inner
-            .store
-            .blocking(timeout.clamp(Duration::from_millis(1), Duration::from_secs(5)));
+        // Short waits, since the deadline of an answer is the wait and a margin.
+        let wait = timeout.clamp(Duration::from_millis(1), super::work::IDLE_WAIT);
+        let mut doorbell = Doorbell::new(&self.inner.store, wait);
         loop {
             let adopted = self
                 .inner
@@ -314,7 +313,7 @@ impl TaskQueue {
             tokio::select! {
                 () = tokio::time::sleep_until(deadline) => return Ok(None),
                 () = member.bell() => {}
-                news = wait_behind(&mut reader, &bells) => { news?; }
+                news = doorbell.wait(&bells) => news?,
             }
         }
     }

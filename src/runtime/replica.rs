@@ -282,10 +282,16 @@ impl Replica {
         }
         let readers = TaskTracker::new();
         for source in [Source::Triggers, Source::Commands] {
-            // One batch ahead: reading goes on while the one before is acted upon.
+            // One batch ahead: reading goes on while the one before is acted upon. In one task, so that a trigger
+            // does not wait for another thread to wake up.
             let (batches, received) = mpsc::channel(1);
-            readers.spawn(ingest::read(Arc::clone(&run), source, batches));
-            readers.spawn(ingest::act(Arc::clone(&run), source, received));
+            let run = Arc::clone(&run);
+            readers.spawn(async move {
+                tokio::join!(
+                    ingest::read(Arc::clone(&run), source, batches),
+                    ingest::act(run, source, received)
+                );
+            });
         }
         let loops = TaskTracker::new();
         let settling = TaskTracker::new();

@@ -23,7 +23,7 @@ use crate::domain::digest::sha256_hex;
 use crate::domain::id::{Partition, TaskId};
 use crate::domain::retry::RetryPolicy;
 use crate::store::functions::{Appetite, Claimed, Outcome, Settled, Settlement};
-use crate::store::inbound::wait_behind;
+use crate::store::doorbell::Doorbell;
 use crate::store::record::Record;
 
 /// How many ended attempts one call settles at most.
@@ -254,7 +254,7 @@ pub(super) fn chance() -> f64 {
 
 /// Asks for work whenever slots are free, and waits behind the queues when there is none.
 pub(super) async fn take_work(run: Arc<Run>, partition: Partition) {
-    let mut reader = run.store.blocking(IDLE_WAIT);
+    let mut doorbell = Doorbell::new(&run.store, IDLE_WAIT);
     let mut waits = Waits::new();
     loop {
         run.progress.idle("take");
@@ -292,8 +292,8 @@ pub(super) async fn take_work(run: Arc<Run>, partition: Partition) {
         let news = tokio::select! {
             biased;
             () = run.stop.cancelled() => return,
-            () = run.bell.notified() => Ok(Vec::new()),
-            news = wait_behind(&mut reader, &bells) => news,
+            () = run.bell.notified() => Ok(()),
+            news = doorbell.wait(&bells) => news,
         };
         if let Err(error) = news {
             run.report(&error, "can not wait for work");

@@ -158,7 +158,7 @@ pub enum Cancelled {
     Missing,
 }
 
-/// Streams with the last entry id of each, for waiting behind them.
+/// Streams with an entry id each, for waiting for what comes after.
 pub type Bells = Vec<(String, String)>;
 
 /// What a replica says when it joins.
@@ -348,11 +348,8 @@ impl Store {
         let tasks = claimed(rest.next(), "claim")?;
         let bells = rest.next().and_then(items).ok_or(StoreError::Protocol("claim"))?;
         let mut texts = bells.into_iter().filter_map(string);
-        let mut pairs = Vec::new();
-        while let (Some(stream), Some(id)) = (texts.next(), texts.next()) {
-            pairs.push((stream, id));
-        }
-        Ok((tasks, pairs))
+        let after = texts.next().unwrap_or_default();
+        Ok((tasks, texts.map(|stream| (stream, after.clone())).collect()))
     }
 
     /// Ends attempts, and hands out work for the free slots.

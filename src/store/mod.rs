@@ -31,6 +31,7 @@ pub mod cursor;
 pub mod document;
 pub mod error;
 pub mod functions;
+pub mod doorbell;
 pub mod inbound;
 pub mod inspect;
 pub mod keys;

@@ -3,9 +3,9 @@ claim: hands out waiting tasks for the caller's free slots.
 
 KEYS    1 meta    hash    the partition's schema, limits and counters
         2 none    -       never exists
-ARGV    1 replica  2 free slots ("0,3")  3 runs any task ('1' or '0')  4 max_wait_ms  5 wants bells ('1' or '0')
+ARGV    1 replica  2 free slots ("0,3")  3 runs any task ('1' or '0')  4 max_wait_ms  5 asks by itself and wants bells ('1' or '0')
 Returns { 'ok', started, bells } | { 'schema', found }. started: { task_id, attempt, slot, record as it was before };
-        bells: stream, last entry id, ... to wait behind. O(slots).
+        bells, when slots stay free: an entry id and the streams to wait behind, for what comes after it. O(slots).
 ]]
 local function claim(keys, args)
   local ctx, refusal = open(keys, args[1])
