@@ -99,13 +99,14 @@ local function settle(keys, args)
     local h = read_header(raw)
     if not h then
       words[i] = 'missing'
-    elseif seen[id] then
-      words[i] = 'duplicate'
     elseif h[ATTEMPT] ~= tonumber(attempt) or h[OWNER] ~= ctx.replica then
       words[i] = 'stale'
+    elseif seen[id] then
+      words[i] = 'duplicate'
     elseif h[STATE] ~= RUNNING then
-      -- The same attempt under the same owner: its answer was lost on the way, unless somebody cancelled meanwhile.
-      words[i] = h[STATE] == CANCELLED and 'stale' or 'duplicate'
+      -- The same attempt under the same owner: its answer was lost on the way, unless somebody cancelled it meanwhile
+      -- or took it away for lost.
+      words[i] = (h[STATE] == CANCELLED or h[LOSSES] > 0) and 'stale' or 'duplicate'
     else
       seen[id] = true
       local body = { read_body(raw) }
@@ -126,6 +127,7 @@ local function settle(keys, args)
       elseif outcome == 'released' then
         local field = 'p' .. h[RANK]
         h[STATE] = PENDING
+        h[LOSSES] = 0
         ctx.count.running = ctx.count.running - 1
         ctx.count[field] = ctx.count[field] + 1
         emit_task(ctx, 'orchestration.task.released', id, h, head, correlation, trace, '"reason":' .. data)
