@@ -20,14 +20,14 @@ local function join(keys, args)
   local ctx = open(keys, replica)
   ensure_queue(ctx, 'default')
   if args[5] == '' then return { 'ok' } end
-  redis.call('HSETNX', ctx.prefix .. 'beats', replica, 0)
+  local is_new = redis.call('HSETNX', ctx.prefix .. 'beats', replica, 0) == 1
   redis.call('HSET', ctx.prefix .. 'replica:' .. replica, 'workers', args[5], 'started_at', args[6], 'seen_ms',
     string.format('%d', ctx.now))
   for i = 8, #args do
     redis.call('SADD', ctx.prefix .. 'can:' .. replica, args[i])
     redis.call('ZADD', ctx.prefix .. 'handlers', ctx.now, args[i])
   end
-  if args[7] == '1' then
+  if is_new and args[7] == '1' then
     emit_replica(ctx, replica, 'orchestration.worker_pool.status', '"state":"joined","workers":' .. args[5])
   end
   ring(ctx, 'joined', replica)
