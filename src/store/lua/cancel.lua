@@ -48,8 +48,8 @@ local function cancel(keys, args)
     local h = read_header(records[i])
     if not h then
       words[i] = 'missing'
-    elseif cause and h[STATE] == CANCELLED
-      and string.sub(records[i], HEADER_BYTES + h[BODY] + 1) == cancel_note(reason, cause) then
+    elseif cause and (seen[id] or h[STATE] == CANCELLED
+      and string.sub(records[i], HEADER_BYTES + h[BODY] + 1) == cancel_note(reason, cause)) then
       words[i] = 'ok'
     elseif seen[id] or (h[STATE] ~= PENDING and h[STATE] ~= RUNNING) then
       words[i] = 'terminal'
