@@ -11,13 +11,15 @@ Returns { 'ok', gone, lost } | { 'stranger' } (nobody knows the replica: it must
         gone: ids that are not the replica's any more; lost: claimed for it by a call whose answer it never got, in
         the form that claim answers. O(held tasks + streams).
 ]]
--- All streams that tasks may be delivered from.
+-- All streams that tasks may be delivered from, in a stable order.
 local function all_streams(ctx)
   local streams = {}
   for _, queue in ipairs(queue_names(ctx)) do
     for rank = 0, 3 do streams[#streams + 1] = queue_stream(ctx, queue, rank) end
   end
-  for _, name in ipairs(redis.call('SMEMBERS', ctx.prefix .. 'parks')) do
+  local parks = redis.call('SMEMBERS', ctx.prefix .. 'parks')
+  table.sort(parks)
+  for _, name in ipairs(parks) do
     for rank = 0, 3 do streams[#streams + 1] = park_stream(ctx, name, rank) end
   end
   return streams
