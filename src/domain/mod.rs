@@ -26,3 +26,5 @@ mod object;
 mod payload;
 
 pub mod event;
+
+pub mod model;
