@@ -201,6 +201,7 @@ fn appetite(slots: u8, runs_any: bool, rescues: bool) -> Appetite {
 
 impl Step {
     /// Who calls, and what; `None` for a step that is no call. Times are the model's, `shift_ms` ahead of Redis.
+    #[allow(clippy::too_many_lines, reason = "one arm for each kind of step")]
     pub(crate) fn resolve(&self, model: &Model, shift_ms: i64) -> Option<(ReplicaId, Op)> {
         Some(match self {
             Self::Join {

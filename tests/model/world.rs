@@ -77,21 +77,17 @@ impl World {
         let mut world = Self::new(server, prefix).await;
         let mut calls = Vec::new();
         for step in prologue().iter().chain(steps) {
-            match step {
-                Step::Elapse { hour } => world.elapse(if *hour { 3_600_000 } else { 600_000 }).await,
-                Step::Repeat => {
-                    if let Some((by, op)) = world.last_call.clone() {
-                        calls.push(format!("{by} again {op:?}"));
-                        world.apply(by, &op).await.map_err(|outcry| story(&calls, &outcry))?;
-                    }
-                }
-                step => {
-                    let (by, op) = step.resolve(&world.model, world.shift_ms).expect("it is a call");
-                    calls.push(format!("{by} {op:?}"));
-                    world.apply(by, &op).await.map_err(|outcry| story(&calls, &outcry))?;
-                    world.last_call = Some((by, op));
-                }
+            if let Step::Elapse { hour } = step {
+                world.elapse(if *hour { 3_600_000 } else { 600_000 }).await;
+                continue;
             }
+            let next = step.resolve(&world.model, world.shift_ms);
+            let Some((by, op)) = next.or_else(|| world.last_call.clone()) else {
+                continue;
+            };
+            calls.push(format!("{by} {op:?}"));
+            world.apply(by, &op).await.map_err(|outcry| story(&calls, &outcry))?;
+            world.last_call = Some((by, op));
         }
         Ok(())
     }
@@ -161,6 +157,7 @@ impl World {
         self.shift_ms += ms;
     }
 
+    #[allow(clippy::too_many_lines, reason = "one arm for each function")]
     async fn call(&mut self, by: ReplicaId, op: &Op) -> Result<Reply, Outcry> {
         let (store, partition) = (&self.store, self.partition);
         let said = |error| format!("{op:?} failed: {error:?}");
@@ -201,14 +198,14 @@ impl World {
                     real::Created::Unknown => Word::Unknown,
                     real::Created::Full => Word::Full,
                 });
-                Reply::Words(words.collect(), self.started(claimed)?)
+                Reply::Words(words.collect(), Self::started(claimed)?)
             }
             Op::Claim(appetite) => {
                 let (claimed, _) = store
                     .claim(partition, by, &real_appetite(appetite))
                     .await
                     .map_err(said)?;
-                Reply::Words(Vec::new(), self.started(claimed)?)
+                Reply::Words(Vec::new(), Self::started(claimed)?)
             }
             Op::Settle { settlements, appetite } => {
                 let settlements: Vec<_> = settlements
@@ -231,7 +228,7 @@ impl World {
                     real::Settled::Stale => Word::Stale,
                     real::Settled::Missing => Word::Missing,
                 });
-                Reply::Words(words.collect(), self.started(claimed)?)
+                Reply::Words(words.collect(), Self::started(claimed)?)
             }
             Op::Cancel { cause, tasks } => {
                 let words = store
@@ -271,7 +268,7 @@ impl World {
                 match store.beat(partition, by, &beat).await.map_err(said)? {
                     BeatReply::Ok { gone, lost } => Reply::Beaten {
                         gone,
-                        lost: self.started(lost)?,
+                        lost: Self::started(lost)?,
                     },
                     BeatReply::Stranger => Reply::Stranger,
                 }
@@ -335,7 +332,7 @@ impl World {
         }
     }
 
-    fn started(&self, claimed: Vec<Claimed>) -> Result<Vec<Started>, Outcry> {
+    fn started(claimed: Vec<Claimed>) -> Result<Vec<Started>, Outcry> {
         let one = |claimed: Claimed| {
             Body::parse(&claimed.body).map_err(|error| format!("{} was given with {error}", claimed.task_id))?;
             Ok(Started {
@@ -471,10 +468,12 @@ impl World {
 
     fn lines_of_model(&self) -> BTreeSet<String> {
         let mut lines = BTreeSet::new();
-        let mut timers = "timers".to_owned();
-        for (due_ms, id) in self.model.timers() {
-            timers.push_str(&format!(" {id}={}", due_ms - self.shift_ms));
-        }
+        let due = self.model.timers().into_iter();
+        let due = due.map(|(due_ms, id)| format!("{id}={}", due_ms - self.shift_ms));
+        let timers = std::iter::once("timers".to_owned())
+            .chain(due)
+            .collect::<Vec<_>>()
+            .join(" ");
         lines.insert(timers);
         for (id, replica) in self.model.replicas() {
             lines.insert(format!("beat {id} {}", replica.beat));

@@ -7,12 +7,16 @@
 //!
 //! Leaves out what has no say in a task's fate: payloads, reports of replicas, dead letters' copies, bells.
 
+mod attempt;
 mod lane;
+mod take;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use attempt::LOSSES_MAX;
 pub use lane::{Entry, Home, Lane, LaneKey};
+pub use take::{LOOKS_MAX, RESCUE_EVERY};
 pub use words::{Appetite, Fact, ModelEvent, NewTask, Op, Outcome, Reply, Settlement, Started, Word};
 
 use super::event::EventType;
@@ -21,14 +25,8 @@ use super::priority::Priority;
 use super::state::{TaskMove, TaskState};
 use super::trigger::Start;
 
-/// The loss in a row that is permanent: a task that kills whoever runs it must not go round for ever.
-pub const LOSSES_MAX: u8 = 3;
 /// How long a task name is known after a replica last registered it.
 pub const NAME_MEMORY_MS: i64 = 3_600_000;
-/// One in so many tasks served may go to a lower priority that waited too long.
-pub const RESCUE_EVERY: u64 = 8;
-/// How often one call looks at a lane whose head it may not start, so that its work stays bounded.
-pub const LOOKS_MAX: usize = 4;
 
 /// A task as the model knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -322,193 +320,6 @@ impl Model {
         }
     }
 
-    /// Gives waiting tasks to free slots, highest priority first and first in first out within one; but every eighth
-    /// task served is the one below the highest priority that has waited longest, if that is too long.
-    fn take(&mut self, turn: &mut Turn, appetite: &Appetite) -> Vec<Started> {
-        let mut started = Vec::new();
-        let mut free = appetite.slots.len();
-        if self.max_running > 0 {
-            let room = self.max_running.saturating_sub(self.count_in(TaskState::Running));
-            free = free.min(usize::try_from(room).unwrap_or(usize::MAX));
-        }
-        let rescues = (self.served % RESCUE_EVERY + free as u64) / RESCUE_EVERY;
-        for _ in 0..rescues.min(free as u64) {
-            let Some(lane) = self.most_overdue(turn, appetite) else {
-                break;
-            };
-            self.deliver(turn, appetite, &lane, 1, &mut started);
-        }
-        for lane in self.open_lanes(turn.by, appetite) {
-            for _ in 0..LOOKS_MAX {
-                let need = free - started.len();
-                if need == 0 || self.deliver(turn, appetite, &lane, need, &mut started) < need {
-                    break;
-                }
-            }
-        }
-        started
-    }
-
-    /// The lane below the highest priority whose head has waited longest, if that is too long.
-    fn most_overdue(&self, turn: &Turn, appetite: &Appetite) -> Option<LaneKey> {
-        let limit_ms = turn.now_ms.saturating_sub_unsigned(appetite.max_wait_ms);
-        self.open_lanes(turn.by, appetite)
-            .into_iter()
-            .filter(|lane| lane.priority != Priority::High)
-            .filter_map(|lane| Some((self.lanes.get(&lane)?.waiting.front()?.since_ms, lane)))
-            .filter(|(since_ms, _)| *since_ms <= limit_ms)
-            .min_by_key(|(since_ms, _)| *since_ms)
-            .map(|(_, lane)| lane)
-    }
-
-    /// Offers up to `count` entries of a lane to the caller; how many there were.
-    fn deliver(
-        &mut self,
-        turn: &mut Turn,
-        appetite: &Appetite,
-        lane: &LaneKey,
-        count: usize,
-        started: &mut Vec<Started>,
-    ) -> usize {
-        for delivered in 0..count {
-            let waiting = self.lanes.get_mut(lane).map(|lane| &mut lane.waiting);
-            let Some(entry) = waiting.and_then(std::collections::VecDeque::pop_front) else {
-                return delivered;
-            };
-            self.offer(turn, appetite, lane, entry, started);
-        }
-        count
-    }
-
-    /// Starts the task of an entry, or parks it where the caller lacks its handler. An entry that is not the one its
-    /// task waits in is dropped.
-    fn offer(
-        &mut self,
-        turn: &mut Turn,
-        appetite: &Appetite,
-        lane: &LaneKey,
-        entry: Entry,
-        started: &mut Vec<Started>,
-    ) {
-        let can_run = |name: &Name| self.can_run(turn.by, appetite, name);
-        let Some(task) = self.tasks.get(&entry.task).filter(|task| task.entry == entry.number) else {
-            return;
-        };
-        let Some(state) = task.state.after(TaskMove::Claim) else {
-            return;
-        };
-        if !can_run(&task.name) {
-            let home = Home::Parked(task.name.clone());
-            let number = self.enter(home, lane.priority, entry.task, turn.now_ms);
-            self.change(entry.task, |task| {
-                task.place = Place::Parked;
-                task.entry = number;
-            });
-            return;
-        }
-        let slot = appetite.slots[started.len()];
-        self.served += 1;
-        self.lanes.entry(lane.clone()).or_default().hold(entry, turn.by);
-        self.change(entry.task, |task| {
-            task.state = state;
-            task.attempt += 1;
-            task.owner = Some((turn.by, slot));
-            started.push(Started {
-                task: entry.task,
-                attempt: task.attempt,
-                slot,
-                retries: task.retries,
-                max_retries: task.max_retries,
-            });
-        });
-        let facts = vec![
-            ("/worker_id", Fact::Text(format!("{}/{slot}", turn.by))),
-            ("/started_at", Fact::Moment(turn.now_ms)),
-        ];
-        self.tell(turn, EventType::TaskStarted, entry.task, facts);
-    }
-
-    fn settle(&mut self, turn: &mut Turn, settlement: &Settlement) -> Word {
-        let Some(task) = self.tasks.get(&settlement.task) else {
-            return Word::Missing;
-        };
-        let is_owner = task.owner.is_some_and(|(replica, _)| replica == turn.by);
-        if !is_owner || task.attempt != settlement.attempt {
-            return Word::Stale;
-        }
-        if task.state.after(task.move_of(settlement.outcome)).is_none() {
-            // The caller's own attempt has ended: by an earlier settlement, unless it was cancelled or taken away.
-            return if task.state == TaskState::Cancelled || task.losses > 0 {
-                Word::Stale
-            } else {
-                Word::Duplicate
-            };
-        }
-        self.change(settlement.task, |task| task.losses = 0);
-        self.end_attempt(turn, settlement.task, settlement.outcome, None)
-    }
-
-    /// Ends a running attempt. `lost` tells of its owner's silence.
-    fn end_attempt(&mut self, turn: &mut Turn, id: TaskId, outcome: Outcome, lost: Option<ReplicaId>) -> Word {
-        let task = &self.tasks[&id];
-        let step = task.move_of(outcome);
-        let Some(state) = task.state.after(step) else {
-            return Word::Stale;
-        };
-        let worker = task
-            .owner
-            .map_or(String::new(), |(owner, slot)| format!("{owner}/{slot}"));
-        self.remove_entry(id);
-        self.change(id, |task| task.state = state);
-        let mut facts = Vec::new();
-        if lost.is_some() {
-            facts.push(("/error/type", Fact::Text("lost".to_owned())));
-        }
-        match step {
-            TaskMove::Succeed => {
-                facts.push(("/worker_id", Fact::Text(worker)));
-                facts.push(("/completed_at", Fact::Moment(turn.now_ms)));
-                self.tell(turn, EventType::TaskCompleted, id, facts);
-                Word::Ok
-            }
-            TaskMove::Release => {
-                facts.push(("/reason", Fact::Text("shutdown".to_owned())));
-                self.tell(turn, EventType::TaskReleased, id, facts);
-                self.wait(id, None, turn.now_ms);
-                Word::Ok
-            }
-            TaskMove::Retry => {
-                let due_ms = turn.now_ms + i64::from(outcome.delay_ms());
-                let retries = self.change(id, |task| {
-                    task.retries += 1;
-                    task.retries
-                });
-                facts.push(("/retry_count", Fact::Number(retries.into())));
-                facts.push(("/due_at", Fact::Moment(due_ms)));
-                self.tell(turn, EventType::TaskRetryScheduled, id, facts);
-                self.wait(id, Some(due_ms), turn.now_ms);
-                Word::Retry
-            }
-            TaskMove::Fail | TaskMove::Expire | TaskMove::Claim | TaskMove::Cancel | TaskMove::Requeue => {
-                let task = &self.tasks[&id];
-                let dead_letter = format!("{id}.{}", task.attempt);
-                facts.push(("/retry_count", Fact::Number(task.retries.into())));
-                facts.push(("/attempts", Fact::Number(task.attempt.into())));
-                facts.push(("/worker_id", Fact::Text(worker)));
-                facts.push(("/failed_at", Fact::Moment(turn.now_ms)));
-                let kind = if step == TaskMove::Expire {
-                    EventType::TaskTimeout
-                } else {
-                    EventType::TaskFailed
-                };
-                self.tell(turn, kind, id, facts);
-                let facts = vec![("/dead_letter_id", Fact::Text(dead_letter))];
-                self.tell(turn, EventType::TaskDeadLettered, id, facts);
-                Word::Ok
-            }
-        }
-    }
-
     fn cancel(&mut self, turn: &mut Turn, cause: Option<&String>, id: TaskId) -> Word {
         let Some(task) = self.tasks.get(&id) else {
             return Word::Missing;
@@ -588,34 +399,6 @@ impl Model {
         Reply::Beaten { gone, lost }
     }
 
-    /// A lost attempt counts. The task returns at once, unless it is out of retries or has been lost too often in a row.
-    fn takeover(&mut self, turn: &mut Turn, victim: ReplicaId, seen: &str, limit: usize) -> Reply {
-        let beat = self.replicas.get(&victim).map(|replica| replica.beat.to_string());
-        if beat.unwrap_or_default() != seen {
-            return Reply::Alive;
-        }
-        let mut lost = self.held_by(victim);
-        lost.truncate(limit);
-        for id in &lost {
-            let losses = self.change(*id, |task| {
-                task.losses += 1;
-                task.losses
-            });
-            let outcome = if losses >= LOSSES_MAX {
-                Outcome::Rejected
-            } else {
-                Outcome::Failed { delay_ms: 0 }
-            };
-            self.end_attempt(turn, *id, outcome, Some(victim));
-        }
-        let is_done = lost.len() < limit;
-        if is_done && let Some(mut replica) = self.replicas.remove(&victim) {
-            let workers = replica.workers;
-            turn.tell_pool(victim, &mut replica, "lost", workers);
-        }
-        Reply::TakenOver(lost.len(), is_done)
-    }
-
     fn leave(&mut self, turn: &mut Turn, announce: bool) -> Reply {
         if !self.held_by(turn.by).is_empty() {
             return Reply::Busy;
@@ -636,23 +419,6 @@ impl Model {
 
     fn count_open(&self) -> u64 {
         self.count_in(TaskState::Pending) + self.count_in(TaskState::Running)
-    }
-
-    fn can_run(&self, by: ReplicaId, appetite: &Appetite, name: &Name) -> bool {
-        appetite.runs_any
-            || self
-                .replicas
-                .get(&by)
-                .is_some_and(|replica| replica.names.contains(name))
-    }
-
-    /// The lanes that the caller may take from, in the order of service.
-    fn open_lanes(&self, by: ReplicaId, appetite: &Appetite) -> Vec<LaneKey> {
-        let is_open = |lane: &&LaneKey| match &lane.home {
-            Home::Parked(name) => self.can_run(by, appetite, name),
-            Home::Queue(_) => true,
-        };
-        self.lanes.keys().filter(is_open).cloned().collect()
     }
 
     /// What a replica holds: by queue and then by parked name, at each from the highest priority down.
@@ -722,33 +488,11 @@ impl Model {
 }
 
 impl Task {
-    /// The move that an attempt's outcome asks for.
-    const fn move_of(&self, outcome: Outcome) -> TaskMove {
-        let may_retry = self.retries < self.max_retries;
-        match outcome {
-            Outcome::Completed => TaskMove::Succeed,
-            Outcome::Released => TaskMove::Release,
-            Outcome::Rejected => TaskMove::Fail,
-            Outcome::Failed { .. } | Outcome::Timeout { .. } if may_retry => TaskMove::Retry,
-            Outcome::Failed { .. } => TaskMove::Fail,
-            Outcome::Timeout { .. } => TaskMove::Expire,
-        }
-    }
-
     /// When it is due, for a task that waits for its time.
     fn due(&self, id: TaskId) -> Option<(i64, TaskId)> {
         match self.place {
             Place::Delayed { due_ms } if self.state == TaskState::Pending => Some((due_ms, id)),
             Place::Delayed { .. } | Place::Queued | Place::Parked => None,
-        }
-    }
-}
-
-impl Outcome {
-    const fn delay_ms(self) -> u32 {
-        match self {
-            Self::Failed { delay_ms } | Self::Timeout { delay_ms } => delay_ms,
-            Self::Completed | Self::Rejected | Self::Released => 0,
         }
     }
 }
