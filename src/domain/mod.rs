@@ -28,3 +28,5 @@ mod payload;
 
 pub mod event;
 pub mod history;
+
+pub mod model;

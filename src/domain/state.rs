@@ -1,6 +1,7 @@
 //! The states of a task and the moves between them.
 //!
-//! The functions in Redis enforce the same table; the property test in `tests/it` walks both side by side.
+//! The functions in Redis enforce the same table; `model` builds on it, and the test of the same name walks both side
+//! by side.
 
 use std::fmt;
 use std::str::FromStr;

@@ -23,8 +23,8 @@ use crate::domain::retry::RetryPolicy;
 use crate::domain::trigger::{Start, TaskTrigger};
 use crate::error::Error;
 use crate::store::document::{StatisticsDocument, TaskDocument};
-use crate::store::functions::{Appetite, Claimed, Outcome, Settled, Settlement};
 use crate::store::doorbell::Doorbell;
+use crate::store::functions::{Appetite, Claimed, Outcome, Settled, Settlement};
 use crate::store::{Endpoint, Store, StoreError};
 
 /// A task to be put into a queue.

@@ -22,8 +22,8 @@ use super::replica::Run;
 use crate::domain::digest::sha256_hex;
 use crate::domain::id::{Partition, TaskId};
 use crate::domain::retry::RetryPolicy;
-use crate::store::functions::{Appetite, Claimed, Outcome, Settled, Settlement};
 use crate::store::doorbell::Doorbell;
+use crate::store::functions::{Appetite, Claimed, Outcome, Settled, Settlement};
 use crate::store::record::Record;
 
 /// How many ended attempts one call settles at most.

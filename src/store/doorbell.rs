@@ -40,7 +40,8 @@ impl Doorbell {
     ///
     /// A wait that is dropped loses its connection, nothing else.
     pub async fn wait(&mut self, bells: &Bells) -> Result<(), StoreError> {
-        self.heard.retain(|stream, _| bells.iter().any(|(known, _)| known == stream));
+        self.heard
+            .retain(|stream, _| bells.iter().any(|(known, _)| known == stream));
         let streams: Vec<(String, String)> = bells
             .iter()
             .map(|(stream, after)| {

@@ -29,9 +29,9 @@
 mod connection;
 pub mod cursor;
 pub mod document;
+pub mod doorbell;
 pub mod error;
 pub mod functions;
-pub mod doorbell;
 pub mod inbound;
 pub mod inspect;
 pub mod keys;

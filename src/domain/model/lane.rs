@@ -1,0 +1,59 @@
+//! Where tasks wait: one lane is one stream, its order and its pending list.
+
+use std::collections::VecDeque;
+
+use crate::domain::id::{Name, QueueName, ReplicaId, TaskId};
+use crate::domain::priority::Priority;
+
+/// Names a lane. The order is the order of service: by priority, and what was parked waited longer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LaneKey {
+    /// How urgent its tasks are.
+    pub priority: Priority,
+    /// What its tasks have in common.
+    pub home: Home,
+}
+
+/// What the tasks of a lane have in common.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Home {
+    /// Their handler, which the replica that was offered them lacked.
+    Parked(Name),
+    /// Their queue.
+    Queue(QueueName),
+}
+
+/// One place in a lane. A task knows the number of the entry that it waits in, so any other entry with its id is known
+/// as a stranger's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Counts up over all lanes.
+    pub number: u64,
+    /// The task.
+    pub task: TaskId,
+    /// When it entered.
+    pub since_ms: i64,
+}
+
+/// The entries of one stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lane {
+    /// What waits, first in first out.
+    pub waiting: VecDeque<Entry>,
+    /// What runs, oldest entry first, with its owner: the pending list.
+    pub held: Vec<(Entry, ReplicaId)>,
+}
+
+impl Lane {
+    /// Lists a delivered entry as its owner's.
+    pub(super) fn hold(&mut self, entry: Entry, owner: ReplicaId) {
+        self.held.push((entry, owner));
+        self.held.sort_by_key(|(entry, _)| entry.number);
+    }
+
+    /// Removes an entry, wherever it stands.
+    pub(super) fn remove(&mut self, number: u64) {
+        self.held.retain(|(entry, _)| entry.number != number);
+        self.waiting.retain(|entry| entry.number != number);
+    }
+}

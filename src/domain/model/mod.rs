@@ -1,0 +1,519 @@
+//! The state machine of one partition, as plain as it can be written: what every function of the library does.
+//!
+//! The functions in Redis are built for speed; this is built to be read, and to be the oracle that they are held to:
+//! a property test applies the same calls to both and compares answer, state and events after each. Whether a task may
+//! move is asked of [`TaskState::after`] alone. Time is an argument, nothing is kept twice: every counter is counted
+//! anew, the timers are the delayed tasks. A batch is the same as its items one after the other.
+//!
+//! Leaves out what has no say in a task's fate: payloads, reports of replicas, dead letters' copies, bells.
+
+mod attempt;
+mod lane;
+mod take;
+mod words;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use attempt::LOSSES_MAX;
+pub use lane::{Entry, Home, Lane, LaneKey};
+pub use take::{LOOKS_MAX, RESCUE_EVERY};
+
+use take::Looks;
+pub use words::{Appetite, Fact, ModelEvent, NewTask, Op, Outcome, Reply, Settlement, Started, Word};
+
+use super::event::EventType;
+use super::id::{Name, QueueName, ReplicaId, TaskId};
+use super::priority::Priority;
+use super::state::{TaskMove, TaskState};
+use super::trigger::Start;
+
+/// How long a task name is known after a replica last registered it.
+pub const NAME_MEMORY_MS: i64 = 3_600_000;
+
+/// A task as the model knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// Which handler runs it.
+    pub name: Name,
+    /// The queue that it returns to.
+    pub queue: QueueName,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// Where it is in its life.
+    pub state: TaskState,
+    /// Where it waits, or last waited.
+    pub place: Place,
+    /// How many attempts were started; the fencing token.
+    pub attempt: u32,
+    /// How many retries were used.
+    pub retries: u32,
+    /// How many may be used.
+    pub max_retries: u32,
+    /// How often in a row its owner fell silent.
+    pub losses: u8,
+    /// The number of its last event.
+    pub seq: u32,
+    /// The replica and slot of its last attempt.
+    pub owner: Option<(ReplicaId, u16)>,
+    /// The entry that it waits or runs in; any other entry with its id is a stranger's.
+    pub entry: u64,
+    /// The command that cancelled it.
+    pub cancelled_by: Option<String>,
+}
+
+/// Where a pending task waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In its queue.
+    Queued,
+    /// With its like, until a replica asks that has their handler.
+    Parked,
+    /// For its time.
+    Delayed {
+        /// When it is due.
+        due_ms: i64,
+    },
+}
+
+/// A replica that joined.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Replica {
+    /// Its last beat.
+    pub beat: u64,
+    /// How many workers it last reported.
+    pub workers: u16,
+    /// The names of the tasks that it can run.
+    pub names: BTreeSet<Name>,
+    /// The number of its last event.
+    pub seq: u32,
+}
+
+/// One partition.
+#[derive(Debug, Clone)]
+pub struct Model {
+    tasks: BTreeMap<TaskId, Task>,
+    lanes: BTreeMap<LaneKey, Lane>,
+    replicas: BTreeMap<ReplicaId, Replica>,
+    queues: BTreeSet<QueueName>,
+    /// Task names by when a replica last registered them.
+    names: BTreeMap<Name, i64>,
+    max_size: u64,
+    max_running: u64,
+    is_limits_set: bool,
+    served: u64,
+    entries: u64,
+}
+
+/// One call under way: who makes it, when, and what it appended to the log.
+struct Turn {
+    by: ReplicaId,
+    now_ms: i64,
+    events: Vec<ModelEvent>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            tasks: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            replicas: BTreeMap::new(),
+            queues: BTreeSet::new(),
+            names: BTreeMap::new(),
+            max_size: 1000,
+            max_running: 0,
+            is_limits_set: false,
+            served: 0,
+            entries: 0,
+        }
+    }
+}
+
+impl Model {
+    /// Does what `by` asks at `now_ms`; the answer, and the events in order.
+    pub fn apply(&mut self, by: ReplicaId, op: &Op, now_ms: i64) -> (Reply, Vec<ModelEvent>) {
+        let events = Vec::new();
+        let mut turn = Turn { by, now_ms, events };
+        let reply = match op {
+            Op::Join { .. } => self.join(&mut turn, op),
+            Op::Create {
+                check_names,
+                tasks,
+                appetite,
+            } => {
+                let words = self.create(&mut turn, *check_names, tasks);
+                Reply::Words(words, self.take(&mut turn, appetite, Looks::WhereSomethingWaits))
+            }
+            Op::Claim(appetite) => Reply::Words(Vec::new(), self.take(&mut turn, appetite, Looks::Everywhere)),
+            Op::Settle { settlements, appetite } => {
+                let words = settlements.iter().map(|one| self.settle(&mut turn, one)).collect();
+                Reply::Words(words, self.take(&mut turn, appetite, Looks::WhereSomethingWaits))
+            }
+            Op::Cancel { cause, tasks } => {
+                let words = tasks.iter().map(|id| self.cancel(&mut turn, cause.as_ref(), *id));
+                Reply::Words(words.collect(), Vec::new())
+            }
+            Op::Promote { limit } => self.promote(now_ms, *limit),
+            Op::Beat { .. } => self.beat(&turn, op),
+            Op::Takeover { victim, seen, limit } => self.takeover(&mut turn, *victim, seen, *limit),
+            Op::Leave { announce } => self.leave(&mut turn, *announce),
+            Op::SetLimits { max_size, max_running } => {
+                self.max_size = max_size.unwrap_or(self.max_size);
+                self.max_running = max_running.unwrap_or(self.max_running);
+                self.is_limits_set |= max_size.is_some() || max_running.is_some();
+                Reply::Done
+            }
+            Op::Stray { queue, priority, task } => {
+                let home = Home::Queue(queue.clone());
+                self.enter(home, *priority, *task, now_ms);
+                Reply::Done
+            }
+        };
+        (reply, turn.events)
+    }
+
+    // --- what can be seen ---
+
+    /// All tasks.
+    #[must_use]
+    pub const fn tasks(&self) -> &BTreeMap<TaskId, Task> {
+        &self.tasks
+    }
+
+    /// All lanes that were ever used, in the order of service.
+    #[must_use]
+    pub const fn lanes(&self) -> &BTreeMap<LaneKey, Lane> {
+        &self.lanes
+    }
+
+    /// The replicas that joined and did not leave.
+    #[must_use]
+    pub const fn replicas(&self) -> &BTreeMap<ReplicaId, Replica> {
+        &self.replicas
+    }
+
+    /// The queues that were ever used.
+    #[must_use]
+    pub const fn queues(&self) -> &BTreeSet<QueueName> {
+        &self.queues
+    }
+
+    /// The delayed tasks, the next due first.
+    #[must_use]
+    pub fn timers(&self) -> Vec<(i64, TaskId)> {
+        let mut timers: Vec<_> = self.tasks.iter().filter_map(|(id, task)| task.due(*id)).collect();
+        timers.sort_unstable();
+        timers
+    }
+
+    /// The limits and counters by name: `p0` to `p3` wait, each at its priority.
+    #[must_use]
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let count = |is: &dyn Fn(&Task) -> bool| self.tasks.values().filter(|task| is(task)).count() as u64;
+        let is_pending = |task: &Task| task.state == TaskState::Pending;
+        let mut counters = BTreeMap::from([
+            ("max_size".to_owned(), self.max_size),
+            ("max_running".to_owned(), self.max_running),
+            ("served".to_owned(), self.served),
+        ]);
+        for priority in Priority::ALL {
+            let waiting = count(&|task| is_pending(task) && task.priority == priority);
+            counters.insert(format!("p{}", priority.rank()), waiting);
+        }
+        let parked = count(&|task| is_pending(task) && task.place == Place::Parked);
+        counters.insert("parked".to_owned(), parked);
+        for state in TaskState::ALL.into_iter().filter(|state| *state != TaskState::Pending) {
+            counters.insert(state.as_str().to_lowercase(), count(&|task| task.state == state));
+        }
+        counters
+    }
+
+    /// Notes when Redis says that an entry was written: it dates entries itself, up to a few milliseconds after the call
+    /// began, and what has waited longest is told by those dates.
+    pub fn entered(&mut self, number: u64, since_ms: i64) {
+        let waiting = self.lanes.values_mut().flat_map(|lane| &mut lane.waiting);
+        for entry in waiting.filter(|entry| entry.number == number) {
+            entry.since_ms = since_ms;
+        }
+    }
+
+    // --- the functions ---
+
+    fn join(&mut self, turn: &mut Turn, op: &Op) -> Reply {
+        let Op::Join {
+            max_size,
+            max_running,
+            workers,
+            announce,
+            names,
+        } = op
+        else {
+            return Reply::Done;
+        };
+        if !self.is_limits_set {
+            self.max_size = max_size.unwrap_or(self.max_size);
+            self.max_running = max_running.unwrap_or(self.max_running);
+        }
+        self.queues.insert(QueueName::default());
+        let Some(workers) = *workers else { return Reply::Done };
+        let is_new = !self.replicas.contains_key(&turn.by);
+        let replica = self.replicas.entry(turn.by).or_default();
+        replica.workers = workers;
+        replica.names.extend(names.iter().cloned());
+        self.names.extend(names.iter().map(|name| (name.clone(), turn.now_ms)));
+        if is_new && *announce {
+            turn.tell_pool(turn.by, replica, "joined", workers);
+        }
+        Reply::Done
+    }
+
+    fn create(&mut self, turn: &mut Turn, check_names: bool, tasks: &[NewTask]) -> Vec<Word> {
+        let mut words = Vec::new();
+        for new in tasks {
+            let is_known = |seen: &i64| turn.now_ms - seen < NAME_MEMORY_MS;
+            let word = if self.tasks.contains_key(&new.id) {
+                Word::Duplicate
+            } else if check_names && !self.names.get(&new.name).is_some_and(is_known) {
+                Word::Unknown
+            } else if self.max_size > 0 && self.count_open() >= self.max_size {
+                // What comes after must not overtake.
+                words.resize(tasks.len(), Word::Full);
+                break;
+            } else {
+                self.add(turn, new);
+                Word::Ok
+            };
+            words.push(word);
+        }
+        words
+    }
+
+    fn add(&mut self, turn: &mut Turn, new: &NewTask) {
+        let due_ms = match new.start {
+            Start::Now => None,
+            Start::After(delay) => Some(turn.now_ms + i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)),
+            Start::At(due_ms) => Some(due_ms),
+        };
+        let task = Task {
+            name: new.name.clone(),
+            queue: new.queue.clone(),
+            priority: new.priority,
+            state: TaskState::Pending,
+            place: Place::Queued,
+            attempt: 0,
+            retries: 0,
+            max_retries: new.max_retries,
+            losses: 0,
+            seq: 0,
+            owner: None,
+            entry: 0,
+            cancelled_by: None,
+        };
+        self.tasks.insert(new.id, task);
+        self.wait(new.id, due_ms, turn.now_ms);
+        let facts = vec![
+            ("/priority", Fact::Text(new.priority.to_string())),
+            ("/queue", Fact::Text(new.queue.to_string())),
+            ("/run_at", due_ms.map_or(Fact::Nothing, Fact::Moment)),
+            ("/created_at", Fact::Moment(turn.now_ms)),
+        ];
+        self.tell(turn, EventType::TaskCreated, new.id, facts);
+        if let Some(event) = turn.events.last_mut() {
+            event.causation_id.clone_from(&new.event_id);
+        }
+    }
+
+    fn cancel(&mut self, turn: &mut Turn, cause: Option<&String>, id: TaskId) -> Word {
+        let Some(task) = self.tasks.get(&id) else {
+            return Word::Missing;
+        };
+        let Some(state) = task.state.after(TaskMove::Cancel) else {
+            let is_repeated = task.state == TaskState::Cancelled && cause.is_some();
+            return if is_repeated && task.cancelled_by.as_ref() == cause {
+                Word::Ok
+            } else {
+                Word::Terminal
+            };
+        };
+        self.remove_entry(id);
+        self.change(id, |task| {
+            task.state = state;
+            task.cancelled_by = cause.cloned();
+        });
+        let facts = vec![("/reason", Fact::Text("requested".to_owned()))];
+        self.tell(turn, EventType::TaskCancelled, id, facts);
+        if let (Some(event), Some(cause)) = (turn.events.last_mut(), cause) {
+            event.causation_id.clone_from(cause);
+        }
+        Word::Ok
+    }
+
+    fn promote(&mut self, now_ms: i64, limit: usize) -> Reply {
+        let mut due = self.timers();
+        due.retain(|(due_ms, _)| *due_ms <= now_ms);
+        due.truncate(limit);
+        for (_, id) in &due {
+            self.wait(*id, None, now_ms);
+        }
+        let next = self.timers().first().map(|(due_ms, _)| (due_ms - now_ms).max(0));
+        Reply::Promoted(due.len(), next)
+    }
+
+    fn beat(&mut self, turn: &Turn, op: &Op) -> Reply {
+        let Op::Beat {
+            number,
+            workers,
+            looks,
+            renew_names,
+            held,
+        } = op
+        else {
+            return Reply::Stranger;
+        };
+        let Some(replica) = self.replicas.get_mut(&turn.by) else {
+            return Reply::Stranger;
+        };
+        replica.beat = *number;
+        replica.workers = *workers;
+        if *renew_names {
+            let names = replica.names.iter();
+            self.names.extend(names.map(|name| (name.clone(), turn.now_ms)));
+        }
+        let is_own = |id: &TaskId| {
+            let task = self.tasks.get(id).filter(|task| task.state == TaskState::Running)?;
+            let (owner, slot) = task.owner.filter(|(owner, _)| *owner == turn.by)?;
+            Some((owner, slot, task))
+        };
+        let is_gone = |(id, attempt): &&(TaskId, u32)| is_own(id).is_none_or(|(_, _, task)| task.attempt != *attempt);
+        let gone = held.iter().filter(is_gone).map(|(id, _)| *id).collect();
+        let unlisted = self.held_by(turn.by).into_iter();
+        let lost = unlisted
+            .filter(|id| *looks && held.iter().all(|(listed, _)| listed != id))
+            .filter_map(|id| {
+                is_own(&id).map(|(_, slot, task)| Started {
+                    task: id,
+                    attempt: task.attempt,
+                    slot,
+                    retries: task.retries,
+                    max_retries: task.max_retries,
+                })
+            })
+            .collect();
+        Reply::Beaten { gone, lost }
+    }
+
+    fn leave(&mut self, turn: &mut Turn, announce: bool) -> Reply {
+        if !self.held_by(turn.by).is_empty() {
+            return Reply::Busy;
+        }
+        if let Some(mut replica) = self.replicas.remove(&turn.by)
+            && announce
+        {
+            turn.tell_pool(turn.by, &mut replica, "left", 0);
+        }
+        Reply::Left
+    }
+
+    // --- parts of them ---
+
+    fn count_in(&self, state: TaskState) -> u64 {
+        self.tasks.values().filter(|task| task.state == state).count() as u64
+    }
+
+    fn count_open(&self) -> u64 {
+        self.count_in(TaskState::Pending) + self.count_in(TaskState::Running)
+    }
+
+    /// What a replica holds: by queue and then by parked name, at each from the highest priority down.
+    fn held_by(&self, replica: ReplicaId) -> Vec<TaskId> {
+        let mut lanes: Vec<_> = self.lanes.iter().collect();
+        lanes.sort_by_key(|(lane, _)| (matches!(lane.home, Home::Parked(_)), &lane.home, lane.priority));
+        let held = lanes.into_iter().flat_map(|(_, lane)| &lane.held);
+        held.filter(|(_, owner)| *owner == replica)
+            .map(|(entry, _)| entry.task)
+            .collect()
+    }
+
+    /// Lets a pending task wait: for its time, or at the tail of its priority when that has come.
+    fn wait(&mut self, id: TaskId, due_ms: Option<i64>, now_ms: i64) {
+        if let Some(due_ms) = due_ms.filter(|due_ms| *due_ms > now_ms) {
+            self.change(id, |task| task.place = Place::Delayed { due_ms });
+            return;
+        }
+        let task = &self.tasks[&id];
+        let number = self.enter(Home::Queue(task.queue.clone()), task.priority, id, now_ms);
+        self.change(id, |task| {
+            task.place = Place::Queued;
+            task.entry = number;
+        });
+    }
+
+    /// Appends an entry to a lane; its number.
+    fn enter(&mut self, home: Home, priority: Priority, task: TaskId, since_ms: i64) -> u64 {
+        if let Home::Queue(queue) = &home {
+            self.queues.insert(queue.clone());
+        }
+        self.entries += 1;
+        let number = self.entries;
+        let lane = self.lanes.entry(LaneKey { priority, home }).or_default();
+        lane.waiting.push_back(Entry { number, task, since_ms });
+        number
+    }
+
+    /// Removes the entry that a task waits or runs in.
+    fn remove_entry(&mut self, id: TaskId) {
+        let number = self.tasks[&id].entry;
+        for lane in self.lanes.values_mut() {
+            lane.remove(number);
+        }
+    }
+
+    fn change<T>(&mut self, id: TaskId, change: impl FnOnce(&mut Task) -> T) -> T {
+        change(self.tasks.get_mut(&id).expect("only tasks that were found are changed"))
+    }
+
+    /// Appends an event of a task; its cause is the task's event before.
+    fn tell(&mut self, turn: &mut Turn, event_type: EventType, id: TaskId, facts: Vec<(&'static str, Fact)>) {
+        let (seq, attempt) = self.change(id, |task| {
+            task.seq += 1;
+            (task.seq, task.attempt)
+        });
+        turn.events.push(ModelEvent {
+            event_type,
+            subject: id.to_string(),
+            seq,
+            attempt: Some(attempt),
+            causation_id: format!("{id}/{}", seq - 1),
+            source: turn.by,
+            facts,
+        });
+    }
+}
+
+impl Task {
+    /// When it is due, for a task that waits for its time.
+    fn due(&self, id: TaskId) -> Option<(i64, TaskId)> {
+        match self.place {
+            Place::Delayed { due_ms } if self.state == TaskState::Pending => Some((due_ms, id)),
+            Place::Delayed { .. } | Place::Queued | Place::Parked => None,
+        }
+    }
+}
+
+impl Turn {
+    /// Appends an event of a replica; it is its own cause.
+    fn tell_pool(&mut self, subject: ReplicaId, replica: &mut Replica, state: &str, workers: u16) {
+        replica.seq += 1;
+        self.events.push(ModelEvent {
+            event_type: EventType::WorkerPoolStatus,
+            subject: subject.to_string(),
+            seq: replica.seq,
+            attempt: None,
+            causation_id: format!("{subject}/{}", replica.seq),
+            source: self.by,
+            facts: vec![
+                ("/state", Fact::Text(state.to_owned())),
+                ("/workers", Fact::Number(workers.into())),
+            ],
+        });
+    }
+}

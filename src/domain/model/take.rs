@@ -1,0 +1,156 @@
+//! Who gets what: the order in which waiting tasks meet free slots.
+
+use std::collections::VecDeque;
+
+use super::{Appetite, Entry, Fact, Home, LaneKey, Model, Place, Started, Task, Turn};
+use crate::domain::event::EventType;
+use crate::domain::id::{Name, ReplicaId};
+use crate::domain::priority::Priority;
+use crate::domain::state::{TaskMove, TaskState};
+
+/// One in so many tasks served may go to a lower priority that waited too long.
+pub const RESCUE_EVERY: u64 = 8;
+/// How often one call looks at a lane whose head it may not start, so that its work stays bounded.
+pub const LOOKS_MAX: usize = 4;
+
+/// Which lanes a call looks at. The difference shows only in entries that no task waits in: an outsider's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Looks {
+    /// All, when a claim asks by itself.
+    Everywhere,
+    /// Those of the priorities at which some task is pending, on the side of another call.
+    WhereSomethingWaits,
+}
+
+impl Model {
+    /// Gives waiting tasks to free slots, highest priority first and first in first out within one; but every eighth
+    /// task served is the one below the highest priority that has waited longest, if that is too long.
+    pub(super) fn take(&mut self, turn: &mut Turn, appetite: &Appetite, looks: Looks) -> Vec<Started> {
+        let mut started = Vec::new();
+        let mut free = appetite.slots.len();
+        // Whoever is not known (any more) would put tasks where nobody looks for them.
+        if !self.replicas.contains_key(&turn.by) {
+            free = 0;
+        }
+        if self.max_running > 0 {
+            let room = self.max_running.saturating_sub(self.count_in(TaskState::Running));
+            free = free.min(usize::try_from(room).unwrap_or(usize::MAX));
+        }
+        let rescues = (self.served % RESCUE_EVERY + free as u64) / RESCUE_EVERY;
+        for _ in 0..rescues.min(free as u64) {
+            let Some(lane) = self.most_overdue(turn, appetite) else {
+                break;
+            };
+            self.deliver(turn, appetite, &lane, 1, &mut started);
+        }
+        for lane in self.open_lanes(turn.by, appetite) {
+            let waits = |task: &Task| task.state == TaskState::Pending && task.priority == lane.priority;
+            if looks == Looks::WhereSomethingWaits && !self.tasks.values().any(waits) {
+                continue;
+            }
+            for _ in 0..LOOKS_MAX {
+                let need = free - started.len();
+                if need == 0 || self.deliver(turn, appetite, &lane, need, &mut started) < need {
+                    break;
+                }
+            }
+        }
+        started
+    }
+
+    /// The lane below the highest priority whose head has waited longest, if that is too long.
+    fn most_overdue(&self, turn: &Turn, appetite: &Appetite) -> Option<LaneKey> {
+        let limit_ms = turn.now_ms.saturating_sub_unsigned(appetite.max_wait_ms);
+        self.open_lanes(turn.by, appetite)
+            .into_iter()
+            .filter(|lane| lane.priority != Priority::High)
+            .filter_map(|lane| Some((self.lanes.get(&lane)?.waiting.front()?.since_ms, lane)))
+            .filter(|(since_ms, _)| *since_ms <= limit_ms)
+            .min_by_key(|(since_ms, _)| *since_ms)
+            .map(|(_, lane)| lane)
+    }
+
+    /// Offers up to `count` entries of a lane to the caller; how many there were.
+    fn deliver(
+        &mut self,
+        turn: &mut Turn,
+        appetite: &Appetite,
+        lane: &LaneKey,
+        count: usize,
+        started: &mut Vec<Started>,
+    ) -> usize {
+        for delivered in 0..count {
+            let waiting = self.lanes.get_mut(lane).map(|lane| &mut lane.waiting);
+            let Some(entry) = waiting.and_then(VecDeque::pop_front) else {
+                return delivered;
+            };
+            self.offer(turn, appetite, lane, entry, started);
+        }
+        count
+    }
+
+    /// Starts the task of an entry, or parks it where the caller lacks its handler. An entry that is not the one its
+    /// task waits in is dropped.
+    fn offer(
+        &mut self,
+        turn: &mut Turn,
+        appetite: &Appetite,
+        lane: &LaneKey,
+        entry: Entry,
+        started: &mut Vec<Started>,
+    ) {
+        let can_run = |name: &Name| self.can_run(turn.by, appetite, name);
+        let Some(task) = self.tasks.get(&entry.task).filter(|task| task.entry == entry.number) else {
+            return;
+        };
+        let Some(state) = task.state.after(TaskMove::Claim) else {
+            return;
+        };
+        if !can_run(&task.name) {
+            let home = Home::Parked(task.name.clone());
+            let number = self.enter(home, lane.priority, entry.task, turn.now_ms);
+            self.change(entry.task, |task| {
+                task.place = Place::Parked;
+                task.entry = number;
+            });
+            return;
+        }
+        let slot = appetite.slots[started.len()];
+        self.served += 1;
+        self.lanes.entry(lane.clone()).or_default().hold(entry, turn.by);
+        self.change(entry.task, |task| {
+            task.state = state;
+            task.attempt += 1;
+            task.owner = Some((turn.by, slot));
+            started.push(Started {
+                task: entry.task,
+                attempt: task.attempt,
+                slot,
+                retries: task.retries,
+                max_retries: task.max_retries,
+            });
+        });
+        let facts = vec![
+            ("/worker_id", Fact::Text(format!("{}/{slot}", turn.by))),
+            ("/started_at", Fact::Moment(turn.now_ms)),
+        ];
+        self.tell(turn, EventType::TaskStarted, entry.task, facts);
+    }
+
+    fn can_run(&self, by: ReplicaId, appetite: &Appetite, name: &Name) -> bool {
+        appetite.runs_any
+            || self
+                .replicas
+                .get(&by)
+                .is_some_and(|replica| replica.names.contains(name))
+    }
+
+    /// The lanes that the caller may take from, in the order of service.
+    fn open_lanes(&self, by: ReplicaId, appetite: &Appetite) -> Vec<LaneKey> {
+        let is_open = |lane: &&LaneKey| match &lane.home {
+            Home::Parked(name) => self.can_run(by, appetite, name),
+            Home::Queue(_) => true,
+        };
+        self.lanes.keys().filter(is_open).cloned().collect()
+    }
+}

@@ -1,0 +1,263 @@
+//! What can be asked of a partition, and what it answers: the vocabulary of the [model](super).
+
+use std::fmt;
+
+use crate::domain::event::EventType;
+use crate::domain::id::{Name, QueueName, ReplicaId, TaskId};
+use crate::domain::priority::Priority;
+use crate::domain::trigger::Start;
+
+/// One call of one function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// The caller makes itself known. Without `workers` it only makes the keys.
+    Join {
+        /// The limit of tasks that are not terminal; `None` leaves what is set.
+        max_size: Option<u64>,
+        /// The limit of tasks that run; `None` leaves what is set.
+        max_running: Option<u64>,
+        /// How many workers it has.
+        workers: Option<u16>,
+        /// Whether the log is to say so.
+        announce: bool,
+        /// The names of the tasks that it can run.
+        names: Vec<Name>,
+    },
+    /// Makes tasks, then hands out work.
+    Create {
+        /// Whether names that no replica registered are refused.
+        check_names: bool,
+        /// The tasks.
+        tasks: Vec<NewTask>,
+        /// What the caller takes.
+        appetite: Appetite,
+    },
+    /// Hands out work.
+    Claim(Appetite),
+    /// Ends attempts, then hands out work.
+    Settle {
+        /// The attempts.
+        settlements: Vec<Settlement>,
+        /// What the caller takes.
+        appetite: Appetite,
+    },
+    /// Stops tasks.
+    Cancel {
+        /// The `event_id` of the command; the same command may come twice.
+        cause: Option<String>,
+        /// The tasks.
+        tasks: Vec<TaskId>,
+    },
+    /// Queues delayed tasks that are due.
+    Promote {
+        /// How many at most.
+        limit: usize,
+    },
+    /// The caller lives.
+    Beat {
+        /// Counts up.
+        number: u64,
+        /// How many workers it has.
+        workers: u16,
+        /// Whether to look for what the caller was given and does not list.
+        looks: bool,
+        /// Whether it says its task names again.
+        renew_names: bool,
+        /// What it holds; each task once.
+        held: Vec<(TaskId, u32)>,
+    },
+    /// Takes back what a silent replica held.
+    Takeover {
+        /// Who fell silent.
+        victim: ReplicaId,
+        /// The beat at which it was seen to stand still; empty for one without any.
+        seen: String,
+        /// How many tasks at most.
+        limit: usize,
+    },
+    /// The caller says goodbye.
+    Leave {
+        /// Whether the log is to say so.
+        announce: bool,
+    },
+    /// Changes limits; from then on no `Join` does.
+    SetLimits {
+        /// The limit of tasks that are not terminal, 0 for none.
+        max_size: Option<u64>,
+        /// The limit of tasks that run, 0 for none.
+        max_running: Option<u64>,
+    },
+    /// Somebody writes an entry into a queue past all functions.
+    Stray {
+        /// The queue.
+        queue: QueueName,
+        /// Its priority.
+        priority: Priority,
+        /// The task that the entry names, whatever its state; it need not exist.
+        task: TaskId,
+    },
+}
+
+/// A task to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTask {
+    /// Its id.
+    pub id: TaskId,
+    /// Which handler runs it.
+    pub name: Name,
+    /// Where it waits.
+    pub queue: QueueName,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// How often a failed attempt is followed by another.
+    pub max_retries: u32,
+    /// When it may start.
+    pub start: Start,
+    /// The `event_id` of its trigger.
+    pub event_id: String,
+}
+
+/// What a caller with free slots may be given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Appetite {
+    /// The free slots.
+    pub slots: Vec<u16>,
+    /// Whether tasks of any name, or only of those that the caller registered.
+    pub runs_any: bool,
+    /// How long a lower priority may wait before it is served out of turn.
+    pub max_wait_ms: u64,
+}
+
+/// An attempt that ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlement {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub attempt: u32,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// With a result.
+    Completed,
+    /// With an error that another attempt may not meet.
+    Failed {
+        /// The wait before the next attempt.
+        delay_ms: u32,
+    },
+    /// It ran out of time.
+    Timeout {
+        /// The wait before the next attempt.
+        delay_ms: u32,
+    },
+    /// With an error that every attempt would meet.
+    Rejected,
+    /// Handed back unfinished.
+    Released,
+}
+
+/// What a partition answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Joined, limits set, or a stray entry written.
+    Done,
+    /// A word for each item in order, and what was handed out.
+    Words(Vec<Word>, Vec<Started>),
+    /// How many were queued, and how long until the next is due.
+    Promoted(usize, Option<i64>),
+    /// What the caller holds no more, and what it was given without knowing.
+    Beaten {
+        /// Not its own any more.
+        gone: Vec<TaskId>,
+        /// Its own without its knowing.
+        lost: Vec<Started>,
+    },
+    /// Nobody knows the caller.
+    Stranger,
+    /// How many entries were taken back, and whether nothing is left.
+    TakenOver(usize, bool),
+    /// The victim's beat has moved; nothing changed.
+    Alive,
+    /// Goodbye.
+    Left,
+    /// The caller still holds tasks; nothing changed.
+    Busy,
+}
+
+/// What became of one item of a batch, by the word on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// Done.
+    Ok,
+    /// Another attempt follows.
+    Retry,
+    /// Done before by the same caller; nothing changed.
+    Duplicate,
+    /// The attempt is not the caller's any more; nothing changed.
+    Stale,
+    /// Ended before; nothing changed.
+    Terminal,
+    /// There is no such task.
+    Missing,
+    /// No replica has registered its name within the last hour.
+    Unknown,
+    /// The limit is reached; this and all after it must wait.
+    Full,
+}
+
+/// A task that was handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// The task.
+    pub task: TaskId,
+    /// The number of the attempt.
+    pub attempt: u32,
+    /// The slot that it was given.
+    pub slot: u16,
+    /// Retries used so far.
+    pub retries: u32,
+    /// Retries that may be used.
+    pub max_retries: u32,
+}
+
+/// An event that a call appends to the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelEvent {
+    /// What it tells of.
+    pub event_type: EventType,
+    /// The task, or the replica.
+    pub subject: String,
+    /// Its number among the subject's.
+    pub seq: u32,
+    /// The attempts of the task that were started; `None` for a replica.
+    pub attempt: Option<u32>,
+    /// The `event_id` of what caused it.
+    pub causation_id: String,
+    /// The replica that made the call.
+    pub source: ReplicaId,
+    /// What the payload says beside: JSON pointer and value.
+    pub facts: Vec<(&'static str, Fact)>,
+}
+
+/// A value in a payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// A text.
+    Text(String),
+    /// A number.
+    Number(u64),
+    /// A moment, in milliseconds since the epoch.
+    Moment(i64),
+    /// `null`.
+    Nothing,
+}
+
+impl fmt::Display for ModelEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.event_type.as_str(), self.subject, self.seq)
+    }
+}

@@ -1,0 +1,40 @@
+--[[
+Everything about a partition that the model knows too, as text to be compared.
+
+ARGV    1 prefix of the partition's keys  2... task ids
+Returns the records in order, and the rest as lines.
+]]
+local prefix, raws, lines = ARGV[1], {}, {}
+for i = 2, #ARGV do raws[#raws + 1] = redis.call('GET', prefix .. 't:' .. ARGV[i]) end
+local function line(words) lines[#lines + 1] = table.concat(words, ' ') end
+
+local timers = redis.call('ZRANGE', prefix .. 'timers', 0, -1, 'WITHSCORES')
+local due = { 'timers' }
+for i = 1, #timers, 2 do due[#due + 1] = timers[i] .. '=' .. timers[i + 1] end
+line(due)
+
+local beats = redis.call('HGETALL', prefix .. 'beats')
+for i = 1, #beats, 2 do line({ 'beat', beats[i], beats[i + 1] }) end
+
+local function lane(stream)
+  local key = prefix .. stream
+  local entries, owners = redis.call('XRANGE', key, '-', '+'), {}
+  local pending = redis.pcall('XPENDING', key, 'workers', '-', '+', 1000)
+  if not pending.err then
+    for _, one in ipairs(pending) do owners[one[1]] = one[2] end
+  end
+  local words = { 'lane', stream }
+  for _, entry in ipairs(entries) do
+    words[#words + 1] = entry[2][2] .. '@' .. (owners[entry[1]] or '-')
+    owners[entry[1]] = nil
+  end
+  for _, owner in pairs(owners) do words[#words + 1] = 'deleted@' .. owner end
+  if #words > 2 then line(words) end
+end
+
+for _, kind in ipairs({ { 'queues', 'queue:' }, { 'parks', 'parked:' } }) do
+  for _, name in ipairs(redis.call('SMEMBERS', prefix .. kind[1])) do
+    for _, priority in ipairs({ 'high', 'normal', 'low', 'background' }) do lane(kind[2] .. name .. ':' .. priority) end
+  end
+end
+return { raws, lines }

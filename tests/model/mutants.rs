@@ -1,0 +1,162 @@
+//! Breaks the functions in one small way after the other: a comparison that notices nothing would prove nothing.
+
+use proptest::strategy::{Strategy, ValueTree};
+use waooaw_orchestration::store::library::LIBRARY;
+
+use crate::server::Server;
+use crate::steps::steps;
+use crate::world::World;
+use crate::{runner, runtime};
+
+/// Fixed, so that every run breaks them alike.
+const SEED: u64 = 8;
+const CASES: usize = 60;
+
+/// What is broken, the text in the source, and what stands there instead.
+const MUTANTS: [(&str, &str, &str); 23] = [
+    (
+        "settle takes anybody's word",
+        " or h[OWNER] ~= ctx.replica then",
+        " then",
+    ),
+    (
+        "settle takes any attempt",
+        "h[ATTEMPT] ~= verdict.attempt or h[OWNER]",
+        "h[OWNER]",
+    ),
+    (
+        "settle leaves the entry",
+        "finish_entry(ctx, stream_of(ctx, h, body[1], head), h[ENTRY_MS], h[ENTRY_SEQ])\n      if",
+        "if",
+    ),
+    (
+        "settle does not look twice within a batch",
+        "seen[id] then\n      words[i] = 'duplicate'",
+        "false then",
+    ),
+    (
+        "a completed task goes on counting as running",
+        "ctx.count.running = ctx.count.running - 1\n        ctx.count.duration_ms",
+        "ctx.count.duration_ms",
+    ),
+    ("a retry is not counted", "h[RETRIES] = h[RETRIES] + 1", ""),
+    (
+        "one retry too many",
+        "h[RETRIES] < h[MAX_RETRIES]",
+        "h[RETRIES] <= h[MAX_RETRIES]",
+    ),
+    (
+        "a claim does not count the attempt",
+        "h[ATTEMPT] = h[ATTEMPT] + 1",
+        "h[ATTEMPT] = math.max(1, h[ATTEMPT])",
+    ),
+    (
+        "a claim starts whatever an entry names",
+        "h[STATE] ~= PENDING or h[ENTRY_MS] ~= ms or h[ENTRY_SEQ] ~= seq",
+        "false",
+    ),
+    (
+        "a claim takes the lowest priority first",
+        "for rank = 0, 3 do\n      -- Most",
+        "for rank = 3, 0, -1 do\n      -- Most",
+    ),
+    (
+        "a claim does not know max_running",
+        "if ctx.max_running > 0 then wanted",
+        "if false then wanted",
+    ),
+    (
+        "every ninth task is the overdue one",
+        "RESCUE_EVERY = 8",
+        "RESCUE_EVERY = 9",
+    ),
+    (
+        "cancel stops what has ended",
+        "(h[STATE] ~= PENDING and h[STATE] ~= RUNNING)",
+        "false",
+    ),
+    ("create makes a task twice", "if existing[id] then", "if false then"),
+    (
+        "create takes one more than max_size",
+        "total >= ctx.max_size",
+        "total > ctx.max_size",
+    ),
+    ("losses are not counted", "h[LOSSES] = h[LOSSES] + 1", ""),
+    (
+        "takeover does not look at the beat",
+        "if (seen or '') ~= args[3]",
+        "if false",
+    ),
+    (
+        "what was lost counts as settled",
+        "h[STATE] == CANCELLED or h[LOSSES] > 0",
+        "h[STATE] == CANCELLED",
+    ),
+    (
+        "a goodbye is said twice",
+        "if args[2] == '1' and redis.call('HEXISTS', ctx.prefix .. 'beats', args[1]) == 1 then",
+        "if args[2] == '1' then",
+    ),
+    (
+        "a delayed task is queued before its time",
+        "'-inf', ctx.now,",
+        "'-inf', '+inf',",
+    ),
+    (
+        "a beat does not compare attempts",
+        "h[OWNER] ~= replica or h[ATTEMPT] ~= held[id]",
+        "h[OWNER] ~= replica",
+    ),
+    (
+        "entries that run are trimmed",
+        "if ms < oldest_ms or (ms == oldest_ms and seq < oldest_seq) then",
+        "if true then",
+    ),
+    (
+        "a retry that waits is queued at once",
+        "if delay_ms > 0 then",
+        "if false then",
+    ),
+];
+
+#[test]
+fn a_broken_function_is_noticed() {
+    let runtime = runtime();
+    let server = runtime.block_on(Server::start());
+
+    let mut unnoticed = Vec::new();
+    for (number, (what, text, instead)) in MUTANTS.iter().enumerate() {
+        let count = LIBRARY.source.matches(text).count();
+        assert_eq!(
+            count, 1,
+            "the source has changed where {what:?} breaks it; find the new text for it"
+        );
+        let source = LIBRARY.source.replace(text, instead);
+        let is_noticed = runtime.block_on(async {
+            load(&server, &source).await;
+            let mut runner = runner(0, SEED);
+            for case in 0..CASES {
+                let steps = steps().new_tree(&mut runner).unwrap().current();
+                let prefix = format!("mutant{number}case{case}");
+                if World::run(&server, &prefix, &steps).await.is_err() {
+                    return true;
+                }
+            }
+            false
+        });
+        if !is_noticed {
+            unnoticed.push(*what);
+        }
+    }
+
+    assert!(unnoticed.is_empty(), "nobody noticed: {unnoticed:?}");
+}
+
+/// Puts a source in the place of the library; the store loads its own only where none has its name.
+async fn load(server: &Server, source: &str) {
+    let mut connection = server.connect().await.unwrap();
+    let mut command = redis::cmd("FUNCTION");
+    command.arg("LOAD").arg("REPLACE").arg(source);
+    let name: String = command.query_async(&mut connection).await.unwrap();
+    assert_eq!(name, LIBRARY.name);
+}

@@ -1,0 +1,391 @@
+//! Random steps. They name tasks and replicas by small numbers and become calls only when they are taken, by what the
+//! model then knows, so that most of them make sense and any list of them can be shortened.
+
+use proptest::prelude::*;
+use waooaw_orchestration::domain::id::{Name, QueueName, ReplicaId, TaskId};
+use waooaw_orchestration::domain::model::{Appetite, Model, NewTask, Op, Outcome, Settlement};
+use waooaw_orchestration::domain::priority::Priority;
+use waooaw_orchestration::domain::state::TaskState;
+use waooaw_orchestration::domain::trigger::Start;
+
+/// How many tasks a case knows.
+pub(crate) const TASKS: u8 = 16;
+/// The names of tasks.
+const NAMES: [&str; 3] = ["echo", "mail", "team/scan"];
+const QUEUES: [&str; 2] = ["default", "bulk"];
+/// So much that no case comes near by the time it takes.
+const LONG_MS: u32 = 600_000;
+/// A wait that nothing overruns.
+const NEVER_MS: u64 = 300_000_000_000;
+/// A moment long ago.
+const PAST_MS: i64 = 1_000_000_000_000;
+
+/// One step of a case.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    Join {
+        who: u8,
+        names: u8,
+        announce: bool,
+        max_running: Option<u8>,
+    },
+    Create {
+        who: u8,
+        check_names: bool,
+        tasks: Vec<Spec>,
+        slots: u8,
+    },
+    Claim {
+        who: u8,
+        slots: u8,
+        runs_any: bool,
+        rescues: bool,
+    },
+    /// Without `who`: the owner of the first attempt.
+    Settle {
+        who: Option<u8>,
+        picks: Vec<Pick>,
+        slots: u8,
+    },
+    Cancel {
+        cause: Option<u8>,
+        picks: Vec<Pick>,
+    },
+    Promote {
+        limit: u8,
+    },
+    Beat {
+        who: u8,
+        looks: bool,
+        renew_names: bool,
+        hides: u8,
+        picks: Vec<Pick>,
+    },
+    Takeover {
+        who: u8,
+        victim: u8,
+        has_moved: bool,
+        limit: u8,
+    },
+    Leave {
+        who: u8,
+        announce: bool,
+    },
+    Limits {
+        max_size: Option<u8>,
+        max_running: Option<u8>,
+    },
+    Stray {
+        task: u8,
+        priority: u8,
+    },
+    /// Time passes: all that is timed moves into the past.
+    Elapse {
+        hour: bool,
+    },
+    /// The last call once more, as after a lost reply.
+    Repeat,
+}
+
+/// A task to be made.
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    id: u8,
+    name: u8,
+    queue: u8,
+    priority: u8,
+    max_retries: u8,
+    start: u8,
+}
+
+/// An attempt: of a task that runs where `aims`, else of any.
+#[derive(Debug, Clone)]
+pub(crate) struct Pick {
+    which: u8,
+    aims: bool,
+    skew: i8,
+    outcome: u8,
+}
+
+/// Lists of steps.
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 40)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let who = 0..4_u8;
+    let slots = 0..6_u8;
+    let few = || prop_oneof![3 => Just(0_u8), 1 => 1..4_u8];
+    prop_oneof![
+        2 => (who.clone(), 0..8_u8, any::<bool>(), prop::option::of(0..6_u8))
+            .prop_map(|(who, names, announce, max_running)| Step::Join { who, names, announce, max_running }),
+        6 => (who.clone(), any::<bool>(), prop::collection::vec(spec(), 1..6), few())
+            .prop_map(|(who, check_names, tasks, slots)| Step::Create { who, check_names, tasks, slots }),
+        6 => (who.clone(), slots, any::<bool>(), any::<bool>())
+            .prop_map(|(who, slots, runs_any, rescues)| Step::Claim { who, slots, runs_any, rescues }),
+        8 => (prop::option::weighted(0.15, who.clone()), prop::collection::vec(pick(), 1..5), few())
+            .prop_map(|(who, picks, slots)| Step::Settle { who, picks, slots }),
+        2 => (prop::option::of(0..2_u8), prop::collection::vec(pick(), 1..3))
+            .prop_map(|(cause, picks)| Step::Cancel { cause, picks }),
+        2 => (1..5_u8).prop_map(|limit| Step::Promote { limit }),
+        4 => (who.clone(), any::<bool>(), any::<bool>(), any::<u8>(), prop::collection::vec(pick(), 0..2)).prop_map(
+            |(who, looks, renew_names, hides, picks)| Step::Beat { who, looks, renew_names, hides, picks }
+        ),
+        3 => (who.clone(), who.clone(), prop::bool::weighted(0.2), 1..6_u8)
+            .prop_map(|(who, victim, has_moved, limit)| Step::Takeover { who, victim, has_moved, limit }),
+        1 => (who, any::<bool>()).prop_map(|(who, announce)| Step::Leave { who, announce }),
+        1 => (prop::option::of(0..20_u8), prop::option::of(0..5_u8))
+            .prop_map(|(max_size, max_running)| Step::Limits { max_size, max_running }),
+        1 => (0..TASKS, 0..4_u8).prop_map(|(task, priority)| Step::Stray { task, priority }),
+        2 => any::<bool>().prop_map(|hour| Step::Elapse { hour }),
+        3 => Just(Step::Repeat),
+    ]
+}
+
+fn spec() -> impl Strategy<Value = Spec> {
+    (0..TASKS, 0..3_u8, 0..2_u8, 0..4_u8, 0..5_u8, 0..6_u8).prop_map(
+        |(id, name, queue, priority, max_retries, start)| Spec {
+            id,
+            name,
+            queue,
+            priority,
+            max_retries,
+            start,
+        },
+    )
+}
+
+fn pick() -> impl Strategy<Value = Pick> {
+    let skew = prop_oneof![8 => Just(0_i8), 1 => Just(-1_i8), 1 => Just(1_i8)];
+    (any::<u8>(), prop::bool::weighted(0.85), skew, 0..9_u8).prop_map(|(which, aims, skew, outcome)| Pick {
+        which,
+        aims,
+        skew,
+        outcome,
+    })
+}
+
+/// The task of a number.
+pub(crate) fn task_id(number: u8) -> TaskId {
+    TaskId::derive("model", &format!("e-{number}"), None, None, 1)
+}
+
+/// The replica of a number.
+pub(crate) fn replica(number: u8) -> ReplicaId {
+    ReplicaId::from_random(number.into())
+}
+
+pub(crate) fn name(number: u8) -> Name {
+    NAMES[usize::from(number) % NAMES.len()].parse().unwrap()
+}
+
+/// Replica 0 can run the first two names, replica 1 all; the others are nobody yet.
+pub(crate) fn prologue() -> Vec<Step> {
+    let join = |who, names, announce| Step::Join {
+        who,
+        names,
+        announce,
+        max_running: None,
+    };
+    vec![join(0, 0b011, true), join(1, 0b111, false)]
+}
+
+fn appetite(slots: u8, runs_any: bool, rescues: bool) -> Appetite {
+    Appetite {
+        slots: (0..slots.into()).map(|slot| slot * 7).collect(),
+        runs_any,
+        // What is written by the call itself is dated by Redis, so only a plain claim may look for what waited long.
+        max_wait_ms: if rescues { 0 } else { NEVER_MS },
+    }
+}
+
+impl Step {
+    /// Who calls, and what; `None` for a step that is no call. Times are the model's, `shift_ms` ahead of Redis.
+    #[allow(clippy::too_many_lines, reason = "one arm for each kind of step")]
+    pub(crate) fn resolve(&self, model: &Model, shift_ms: i64) -> Option<(ReplicaId, Op)> {
+        Some(match self {
+            Self::Join {
+                who,
+                names,
+                announce,
+                max_running,
+            } => (
+                replica(*who),
+                Op::Join {
+                    max_size: None,
+                    max_running: max_running.map(Into::into),
+                    workers: Some(4),
+                    announce: *announce,
+                    names: (0..3).filter(|bit| names >> bit & 1 == 1).map(name).collect(),
+                },
+            ),
+            Self::Create {
+                who,
+                check_names,
+                tasks,
+                slots,
+            } => (
+                replica(*who),
+                Op::Create {
+                    check_names: *check_names,
+                    tasks: tasks.iter().map(|spec| spec.task(shift_ms)).collect(),
+                    appetite: appetite(*slots, false, false),
+                },
+            ),
+            Self::Claim {
+                who,
+                slots,
+                runs_any,
+                rescues,
+            } => (replica(*who), Op::Claim(appetite(*slots, *runs_any, *rescues))),
+            Self::Settle { who, picks, slots } => {
+                let aimed: Vec<_> = picks.iter().map(|pick| (pick.aim(model), pick.outcome())).collect();
+                let owner = model.tasks().get(&aimed[0].0.0).and_then(|task| task.owner);
+                let by = who.map_or_else(|| owner.map_or(replica(0), |(owner, _)| owner), replica);
+                let settlements = aimed.into_iter();
+                let settlements = settlements.map(|((task, attempt), outcome)| Settlement { task, attempt, outcome });
+                (
+                    by,
+                    Op::Settle {
+                        settlements: settlements.collect(),
+                        appetite: appetite(*slots, false, false),
+                    },
+                )
+            }
+            Self::Cancel { cause, picks } => (
+                replica(9),
+                Op::Cancel {
+                    cause: cause.map(|cause| format!("stop \"{cause}\"")),
+                    tasks: picks.iter().map(|pick| pick.aim(model).0).collect(),
+                },
+            ),
+            Self::Promote { limit } => (replica(0), Op::Promote { limit: (*limit).into() }),
+            Self::Beat {
+                who,
+                looks,
+                renew_names,
+                hides,
+                picks,
+            } => {
+                let by = replica(*who);
+                let mut held: Vec<_> = model
+                    .tasks()
+                    .iter()
+                    .filter(|(_, task)| {
+                        task.state == TaskState::Running && task.owner.is_some_and(|(owner, _)| owner == by)
+                    })
+                    .map(|(id, task)| (*id, task.attempt))
+                    .enumerate()
+                    .filter(|(place, _)| hides >> (place % 8) & 1 == 0)
+                    // Now and then it has missed that it was given a task anew.
+                    .map(|(_, (id, attempt))| (id, attempt - u32::from(hides % 3 == 2)))
+                    .collect();
+                for (id, attempt) in picks.iter().map(|pick| pick.aim(model)) {
+                    if held.iter().all(|(listed, _)| *listed != id) {
+                        held.push((id, attempt));
+                    }
+                }
+                let number = model.replicas().get(&by).map_or(0, |replica| replica.beat) + 1;
+                (
+                    by,
+                    Op::Beat {
+                        number,
+                        workers: 5,
+                        looks: *looks,
+                        renew_names: *renew_names,
+                        held,
+                    },
+                )
+            }
+            Self::Takeover {
+                who,
+                victim,
+                has_moved,
+                limit,
+            } => {
+                let victim = replica(*victim);
+                let beat = model
+                    .replicas()
+                    .get(&victim)
+                    .map(|replica| replica.beat + u64::from(*has_moved));
+                let seen = beat.map_or(if *has_moved { "1".to_owned() } else { String::new() }, |beat| {
+                    beat.to_string()
+                });
+                (
+                    replica(*who),
+                    Op::Takeover {
+                        victim,
+                        seen,
+                        limit: (*limit).into(),
+                    },
+                )
+            }
+            Self::Leave { who, announce } => (replica(*who), Op::Leave { announce: *announce }),
+            Self::Limits { max_size, max_running } => (
+                replica(9),
+                Op::SetLimits {
+                    max_size: max_size.map(Into::into),
+                    max_running: max_running.map(Into::into),
+                },
+            ),
+            Self::Stray { task, priority } => (
+                replica(9),
+                Op::Stray {
+                    queue: QueueName::default(),
+                    priority: Priority::from_rank(*priority).unwrap(),
+                    task: task_id(*task),
+                },
+            ),
+            Self::Elapse { .. } | Self::Repeat => return None,
+        })
+    }
+}
+
+impl Spec {
+    fn task(&self, shift_ms: i64) -> NewTask {
+        let delay_ms = |ms: u32| Start::After(std::time::Duration::from_millis(ms.into()));
+        NewTask {
+            id: task_id(self.id),
+            name: name(self.name),
+            queue: QUEUES[usize::from(self.queue)].parse().unwrap(),
+            priority: Priority::from_rank(self.priority).unwrap(),
+            max_retries: self.max_retries.into(),
+            start: match self.start {
+                0 => delay_ms(LONG_MS),
+                1 => delay_ms(0),
+                2 => Start::At(PAST_MS + shift_ms),
+                _ => Start::Now,
+            },
+            event_id: format!("e-{}", self.id),
+        }
+    }
+}
+
+impl Pick {
+    fn aim(&self, model: &Model) -> (TaskId, u32) {
+        let running: Vec<_> = model
+            .tasks()
+            .iter()
+            .filter(|(_, task)| task.state == TaskState::Running)
+            .collect();
+        let id = if self.aims && !running.is_empty() {
+            *running[usize::from(self.which) % running.len()].0
+        } else {
+            task_id(self.which % (TASKS + 1))
+        };
+        let attempt = model.tasks().get(&id).map_or(1, |task| task.attempt);
+        (id, attempt.saturating_add_signed(self.skew.into()))
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self.outcome {
+            0 => Outcome::Released,
+            1 => Outcome::Rejected,
+            2 => Outcome::Failed { delay_ms: LONG_MS },
+            3 | 4 => Outcome::Failed { delay_ms: 0 },
+            5 => Outcome::Timeout { delay_ms: 0 },
+            6 => Outcome::Timeout { delay_ms: LONG_MS },
+            _ => Outcome::Completed,
+        }
+    }
+}

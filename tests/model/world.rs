@@ -1,0 +1,599 @@
+//! The model and a real partition side by side: every call goes to both, and everything is compared after each.
+
+use std::collections::BTreeSet;
+
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+use waooaw_orchestration::domain::event::Event;
+use waooaw_orchestration::domain::id::{Partition, ReplicaId, TaskId};
+use waooaw_orchestration::domain::model::{
+    Appetite, Fact, Home, LaneKey, Model, ModelEvent, NewTask, Op, Outcome, Place, Reply, Started, Word,
+};
+use waooaw_orchestration::domain::priority::Priority;
+use waooaw_orchestration::domain::retry::RetryPolicy;
+use waooaw_orchestration::domain::rfc3339::parse_ms;
+use waooaw_orchestration::domain::state::TaskState;
+use waooaw_orchestration::domain::trigger::{Start, TaskTrigger};
+use waooaw_orchestration::store::functions::{self as real, Beat, BeatReply, Claimed, Joining, Takeover};
+use waooaw_orchestration::store::record::{self, Record};
+use waooaw_orchestration::{Endpoint, Store};
+
+use crate::server::Server;
+use crate::steps::{Step, TASKS, prologue, task_id};
+
+const LOOK: &str = include_str!("look.lua");
+/// Moves all that is timed into the past.
+const ELAPSE: &str = "for _, key in ipairs(KEYS) do for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do \
+                      redis.call('ZINCRBY', key, -ARGV[1], member) end end";
+/// Every key of the partition as Redis would save it.
+const DUMP: &str = "local found = redis.call('KEYS', ARGV[1] .. '*') table.sort(found) local dump = {} \
+                    for i, key in ipairs(found) do dump[i] = { key, redis.call('DUMP', key) } end return dump";
+const ERROR: &str = r#"{"type":"Broken","message":"\"no\" \\ luck"}"#;
+/// Where the time of its queue entry stands in a record's header.
+const ENTRY_MS: std::ops::Range<usize> = 18..24;
+
+/// What went wrong, for a person.
+pub(crate) type Outcry = String;
+
+pub(crate) struct World {
+    pub(crate) model: Model,
+    store: Store,
+    raw: MultiplexedConnection,
+    partition: Partition,
+    /// What the partition's keys begin with.
+    prefix: String,
+    /// How far the model's time is ahead of that of Redis.
+    shift_ms: i64,
+    last_event: String,
+    last_call: Option<(ReplicaId, Op)>,
+    /// The id of a forged entry that was just written.
+    stray: Option<String>,
+    /// How many were written.
+    strays: u64,
+}
+
+impl World {
+    /// An empty partition under a prefix of its own.
+    pub(crate) async fn new(server: &Server, prefix: &str) -> Self {
+        let mut endpoint = Endpoint::new(&server.url());
+        endpoint.prefix = prefix.to_owned();
+        endpoint.response_timeout = std::time::Duration::from_secs(60);
+        Self {
+            model: Model::default(),
+            store: Store::new(endpoint).unwrap(),
+            raw: server.connect().await.unwrap(),
+            partition: Partition::default(),
+            prefix: format!("{prefix}:{{0}}:"),
+            shift_ms: 0,
+            last_event: "0".to_owned(),
+            last_call: None,
+            stray: None,
+            strays: 0,
+        }
+    }
+
+    /// Takes all steps, from an empty partition on.
+    pub(crate) async fn run(server: &Server, prefix: &str, steps: &[Step]) -> Result<(), Outcry> {
+        let mut world = Self::new(server, prefix).await;
+        let mut calls = Vec::new();
+        for step in prologue().iter().chain(steps) {
+            if let Step::Elapse { hour } = step {
+                world.elapse(if *hour { 3_600_000 } else { 600_000 }).await;
+                continue;
+            }
+            let next = step.resolve(&world.model, world.shift_ms);
+            let Some((by, op)) = next.or_else(|| world.last_call.clone()) else {
+                continue;
+            };
+            calls.push(format!("{by} {op:?}"));
+            world.apply(by, &op).await.map_err(|outcry| story(&calls, &outcry))?;
+            world.last_call = Some((by, op));
+        }
+        Ok(())
+    }
+
+    /// Calls both sides and compares.
+    pub(crate) async fn apply(&mut self, by: ReplicaId, op: &Op) -> Result<Reply, Outcry> {
+        let before_ms = self.now_ms().await;
+        let found = self.call(by, op).await?;
+        let events = self.store.events_after(self.partition, &self.last_event, 10_000).await;
+        let events = events.map_err(|error| format!("{error:?}"))?;
+        // What the call took for the time is written in its events.
+        let now_ms = events
+            .first()
+            .and_then(|event| parse_ms(&event.timestamp))
+            .unwrap_or(before_ms);
+        if let Some(event) = events.last() {
+            self.last_event.clone_from(&event.entry_id);
+        }
+
+        let (expected, expected_events) = self.model.apply(by, op, now_ms + self.shift_ms);
+
+        if let Some(ms) = self.stray.take().and_then(|id| id.split_once('-')?.0.parse().ok()) {
+            let waiting = self.model.lanes().values().flat_map(|lane| &lane.waiting);
+            let newest = waiting.map(|entry| entry.number).max().unwrap_or_default();
+            self.model.entered(newest, ms);
+        }
+        let is_alike = match (&found, &expected) {
+            // The time to the next differs by what passed since `now_ms` was asked for.
+            (Reply::Promoted(found, next), Reply::Promoted(expected, expected_next)) => {
+                let gap_ms = next.unwrap_or(-1) - expected_next.unwrap_or(-1);
+                found == expected && next.is_some() == expected_next.is_some() && gap_ms.abs() < 60_000
+            }
+            (found, expected) => found == expected,
+        };
+        if !is_alike {
+            return Err(format!("reply\n  redis {found:?}\n  model {expected:?}"));
+        }
+        self.compare_events(&events, &expected_events)?;
+        self.compare_state().await?;
+        Ok(found)
+    }
+
+    /// Every key of the partition with its content.
+    pub(crate) async fn dump(&mut self) -> Vec<(String, Vec<u8>)> {
+        self.now_ms().await;
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(DUMP).arg(0).arg(&self.prefix);
+        eval.query_async(&mut self.raw).await.unwrap()
+    }
+
+    /// The time in Redis. Forgets on the way that nothing was overdue, which functions believe for a moment.
+    async fn now_ms(&mut self) -> i64 {
+        let mut pipeline = redis::pipe();
+        pipeline.hdel(format!("{}meta", self.prefix), "overdue_ms").ignore();
+        pipeline.cmd("TIME");
+        let ((seconds, micros),): ((i64, i64),) = pipeline.query_async(&mut self.raw).await.unwrap();
+        seconds * 1000 + micros / 1000
+    }
+
+    async fn elapse(&mut self, ms: i64) {
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(ELAPSE).arg(2);
+        eval.arg(format!("{}timers", self.prefix))
+            .arg(format!("{}handlers", self.prefix))
+            .arg(ms);
+        eval.query_async::<()>(&mut self.raw).await.unwrap();
+        self.shift_ms += ms;
+    }
+
+    #[allow(clippy::too_many_lines, reason = "one arm for each function")]
+    async fn call(&mut self, by: ReplicaId, op: &Op) -> Result<Reply, Outcry> {
+        let (store, partition) = (&self.store, self.partition);
+        let said = |error| format!("{op:?} failed: {error:?}");
+        Ok(match op {
+            Op::Join {
+                max_size,
+                max_running,
+                workers,
+                announce,
+                names,
+            } => {
+                let task_names: Vec<String> = names.iter().map(ToString::to_string).collect();
+                let joining = Joining {
+                    max_size: *max_size,
+                    max_running: *max_running,
+                    workers: *workers,
+                    started_at: "2026-01-01T00:00:00.000Z",
+                    announce: *announce,
+                    task_names: &task_names,
+                };
+                store.join(partition, by, &joining).await.map_err(said)?;
+                Reply::Done
+            }
+            Op::Create {
+                check_names,
+                tasks,
+                appetite,
+            } => {
+                let tasks: Vec<_> = tasks.iter().map(|new| self.real_task(new)).collect();
+                let appetite = real_appetite(appetite);
+                let (words, claimed) = store
+                    .create(partition, by, *check_names, &appetite, &tasks)
+                    .await
+                    .map_err(said)?;
+                let words = words.into_iter().map(|word| match word {
+                    real::Created::Ok => Word::Ok,
+                    real::Created::Duplicate => Word::Duplicate,
+                    real::Created::Unknown => Word::Unknown,
+                    real::Created::Full => Word::Full,
+                });
+                Reply::Words(words.collect(), Self::started(claimed)?)
+            }
+            Op::Claim(appetite) => {
+                let (claimed, _) = store
+                    .claim(partition, by, &real_appetite(appetite))
+                    .await
+                    .map_err(said)?;
+                Reply::Words(Vec::new(), Self::started(claimed)?)
+            }
+            Op::Settle { settlements, appetite } => {
+                let settlements: Vec<_> = settlements
+                    .iter()
+                    .map(|one| real::Settlement {
+                        task_id: one.task,
+                        attempt: one.attempt,
+                        outcome: real_outcome(one.outcome),
+                    })
+                    .collect();
+                let appetite = real_appetite(appetite);
+                let (words, claimed) = store
+                    .settle(partition, by, &appetite, &settlements)
+                    .await
+                    .map_err(said)?;
+                let words = words.into_iter().map(|word| match word {
+                    real::Settled::Ok => Word::Ok,
+                    real::Settled::Retry => Word::Retry,
+                    real::Settled::Duplicate => Word::Duplicate,
+                    real::Settled::Stale => Word::Stale,
+                    real::Settled::Missing => Word::Missing,
+                });
+                Reply::Words(words.collect(), Self::started(claimed)?)
+            }
+            Op::Cancel { cause, tasks } => {
+                let words = store
+                    .cancel(partition, by, cause.as_deref(), None, tasks)
+                    .await
+                    .map_err(said)?;
+                let words = words.into_iter().map(|word| match word {
+                    real::Cancelled::Ok => Word::Ok,
+                    real::Cancelled::Terminal => Word::Terminal,
+                    real::Cancelled::Missing => Word::Missing,
+                });
+                Reply::Words(words.collect(), Vec::new())
+            }
+            Op::Promote { limit } => {
+                let limit = u32::try_from(*limit).unwrap();
+                let (count, next_ms) = store.promote(partition, by, limit).await.map_err(said)?;
+                Reply::Promoted(
+                    usize::try_from(count).unwrap(),
+                    next_ms.map(|next_ms| i64::try_from(next_ms).unwrap()),
+                )
+            }
+            Op::Beat {
+                number,
+                workers,
+                looks,
+                renew_names,
+                held,
+            } => {
+                let beat = Beat {
+                    number: *number,
+                    since_ms: looks.then_some(0),
+                    workers: *workers,
+                    renew_names: *renew_names,
+                    held: held.clone(),
+                    ..Beat::default()
+                };
+                match store.beat(partition, by, &beat).await.map_err(said)? {
+                    BeatReply::Ok { gone, lost } => Reply::Beaten {
+                        gone,
+                        lost: Self::started(lost)?,
+                    },
+                    BeatReply::Stranger => Reply::Stranger,
+                }
+            }
+            Op::Takeover { victim, seen, limit } => {
+                let limit = u32::try_from(*limit).unwrap();
+                let answer = store.takeover(partition, by, victim.as_str(), seen, limit).await;
+                match answer.map_err(said)? {
+                    Takeover::Ok(moved, is_done) => Reply::TakenOver(usize::try_from(moved).unwrap(), is_done),
+                    Takeover::Alive => Reply::Alive,
+                }
+            }
+            Op::Leave { announce } => {
+                let has_left = store.leave(partition, by, *announce).await.map_err(said)?;
+                if has_left { Reply::Left } else { Reply::Busy }
+            }
+            Op::SetLimits { max_size, max_running } => {
+                store
+                    .set_limits(partition, by, *max_size, *max_running)
+                    .await
+                    .map_err(said)?;
+                Reply::Done
+            }
+            Op::Stray { queue, priority, task } => {
+                // The functions know a task's entry by its id, not by its stream, so a forged one in another stream
+                // passes for it when both are the first of the same millisecond. Nothing but luck makes that happen.
+                self.strays += 1;
+                let key = self.store.keys().queue(partition, queue, *priority);
+                let id = format!("{}-{}", self.now_ms().await, 1_000_000 * self.strays);
+                let mut add = redis::cmd("XADD");
+                add.arg(key).arg(id).arg("t").arg(task.to_string());
+                self.stray = Some(add.query_async::<String>(&mut self.raw).await.unwrap());
+                Reply::Done
+            }
+        })
+    }
+
+    fn real_task(&self, new: &NewTask) -> record::NewTask {
+        let mut trigger = TaskTrigger::new(new.name.clone());
+        trigger.start = match new.start {
+            Start::At(due_ms) => Start::At(due_ms - self.shift_ms),
+            start @ (Start::Now | Start::After(_)) => start,
+        };
+        // A large record is changed in place, a small one rewritten.
+        if new.max_retries % 2 == 1 {
+            trigger.metadata = serde_json::value::to_raw_value(&[("big", "x".repeat(3000))]).unwrap();
+        }
+        let mut retry = RetryPolicy::STANDARD;
+        retry.max_retries = new.max_retries;
+        record::NewTask {
+            id: new.id,
+            trigger,
+            event_id: new.event_id.clone(),
+            correlation_id: correlation_of(new.id),
+            trace: None,
+            workflow_id: None,
+            retry,
+            queue: new.queue.clone(),
+            priority: new.priority,
+            timeout_seconds: None,
+        }
+    }
+
+    fn started(claimed: Vec<Claimed>) -> Result<Vec<Started>, Outcry> {
+        let one = |claimed: Claimed| {
+            let record = Record::parse(claimed.task_id, &claimed.record)
+                .map_err(|error| format!("{} was given with {error}", claimed.task_id))?;
+            Ok(Started {
+                task: claimed.task_id,
+                attempt: claimed.attempt,
+                slot: claimed.slot,
+                retries: record.retry_count,
+                max_retries: record.max_retries,
+            })
+        };
+        claimed.into_iter().map(one).collect()
+    }
+
+    // --- events ---
+
+    fn compare_events(&self, found: &[Event], expected: &[ModelEvent]) -> Result<(), Outcry> {
+        for (found, expected) in found.iter().zip(expected) {
+            let problems = self.differences(found, expected);
+            if !problems.is_empty() {
+                return Err(format!("event {expected}: {}\n  redis {found:?}", problems.join("; ")));
+            }
+        }
+        if found.len() == expected.len() {
+            return Ok(());
+        }
+        let found: Vec<_> = found
+            .iter()
+            .map(|event| format!("{} {}", event.event_type, event.event_id))
+            .collect();
+        let expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
+        Err(format!("events\n  redis {found:?}\n  model {expected:?}"))
+    }
+
+    fn differences(&self, found: &Event, expected: &ModelEvent) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut same = |what: &str, found: &str, expected: &str| {
+            if found != expected {
+                problems.push(format!("{what} is {found}, should be {expected}"));
+            }
+        };
+        same("type", &found.event_type, expected.event_type.as_str());
+        same(
+            "event_id",
+            &found.event_id,
+            &format!("{}/{}", expected.subject, expected.seq),
+        );
+        same("cause", &found.causation_id, &expected.causation_id);
+        same(
+            "source",
+            &found.source_agent,
+            &format!("orchestration-runtime/{}", expected.source),
+        );
+        let payload: serde_json::Value = serde_json::from_str(found.payload.get()).unwrap_or_default();
+        let mut facts = expected.facts.clone();
+        if let (Some(attempt), Ok(id)) = (expected.attempt, expected.subject.parse::<TaskId>()) {
+            same("correlation", &found.correlation_id, &correlation_of(id));
+            facts.push(("/task_id", Fact::Text(expected.subject.clone())));
+            facts.push(("/attempt", Fact::Number(attempt.into())));
+        }
+        for (pointer, fact) in &facts {
+            let found = payload.pointer(pointer);
+            let is_so = match fact {
+                Fact::Text(text) => found.and_then(serde_json::Value::as_str) == Some(text),
+                Fact::Number(number) => found.and_then(serde_json::Value::as_u64) == Some(*number),
+                Fact::Moment(ms) => {
+                    let found = found.and_then(serde_json::Value::as_str).and_then(parse_ms);
+                    found.map(|found| found + self.shift_ms) == Some(*ms)
+                }
+                Fact::Nothing => found.is_some_and(serde_json::Value::is_null),
+            };
+            if !is_so {
+                problems.push(format!("{pointer} should be {fact:?}"));
+            }
+        }
+        problems
+    }
+
+    // --- state ---
+
+    async fn compare_state(&mut self) -> Result<(), Outcry> {
+        let found = self.lines_of_redis().await?;
+        let expected = self.lines_of_model();
+        if found == expected {
+            return Ok(());
+        }
+        let only = |these: &BTreeSet<String>, those: &BTreeSet<String>| {
+            let lines: Vec<_> = these.difference(those).map(|line| format!("    {line}")).collect();
+            lines.join("\n")
+        };
+        Err(format!(
+            "state\n  only redis\n{}\n  only model\n{}",
+            only(&found, &expected),
+            only(&expected, &found)
+        ))
+    }
+
+    async fn lines_of_redis(&mut self) -> Result<BTreeSet<String>, Outcry> {
+        let ids: Vec<TaskId> = (0..=TASKS).map(task_id).collect();
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(LOOK).arg(0).arg(&self.prefix);
+        for id in &ids {
+            eval.arg(id.to_string());
+        }
+        let (raws, lines): (Vec<Value>, Vec<String>) = eval
+            .query_async(&mut self.raw)
+            .await
+            .map_err(|error| format!("{error:?}"))?;
+        let mut lines: BTreeSet<String> = lines.into_iter().collect();
+        for (id, raw) in ids.iter().zip(raws) {
+            if let Value::BulkString(raw) = raw {
+                lines.insert(line_of_record(*id, &raw)?);
+                let entry_ms = raw[ENTRY_MS].iter().fold(0, |ms, byte| (ms << 8) | i64::from(*byte));
+                if let Some(entry) = self.model.tasks().get(id).map(|task| task.entry) {
+                    self.model.entered(entry, entry_ms);
+                }
+            }
+        }
+        let statistics = self
+            .store
+            .statistics(self.partition)
+            .await
+            .map_err(|error| format!("{error:?}"))?;
+        for (name, value) in statistics.counters.iter().filter(|(name, _)| name != "duration_ms") {
+            lines.insert(format!("counter {name} {value}"));
+        }
+        for (name, ranks) in &statistics.queues {
+            lines.insert(format!("queue {name} {ranks:?}"));
+        }
+        lines.insert(format!("dead letters {}", statistics.dead_letters));
+        lines.insert(format!("ended {}", statistics.ended_last_minute));
+        Ok(lines)
+    }
+
+    fn lines_of_model(&self) -> BTreeSet<String> {
+        let mut lines = BTreeSet::new();
+        let due = self.model.timers().into_iter();
+        let due = due.map(|(due_ms, id)| format!("{id}={}", due_ms - self.shift_ms));
+        let timers = std::iter::once("timers".to_owned())
+            .chain(due)
+            .collect::<Vec<_>>()
+            .join(" ");
+        lines.insert(timers);
+        for (id, replica) in self.model.replicas() {
+            lines.insert(format!("beat {id} {}", replica.beat));
+        }
+        for (key, lane) in self.model.lanes() {
+            let held = lane.held.iter().map(|(entry, owner)| (entry, owner.to_string()));
+            let waiting = lane.waiting.iter().map(|entry| (entry, "-".to_owned()));
+            let entries: Vec<_> = held
+                .chain(waiting)
+                .map(|(entry, owner)| format!("{}@{owner}", entry.task))
+                .collect();
+            let (kind, name) = match &key.home {
+                Home::Parked(name) => ("parked", name.to_string()),
+                Home::Queue(queue) => ("queue", queue.to_string()),
+            };
+            if !entries.is_empty() {
+                lines.insert(format!(
+                    "lane {kind}:{name}:{} {}",
+                    key.priority.key_part(),
+                    entries.join(" ")
+                ));
+            }
+        }
+        for (id, task) in self.model.tasks() {
+            let place = match task.place {
+                Place::Queued => 'Q',
+                Place::Parked => 'K',
+                Place::Delayed { .. } => 'D',
+            };
+            let owner = task
+                .owner
+                .map_or("-".to_owned(), |(owner, slot)| format!("{owner}/{slot}"));
+            lines.insert(format!(
+                "task {id} {} {place} {} attempt {} retries {}/{} losses {} seq {} owner {owner} note {}",
+                task.state,
+                task.priority,
+                task.attempt,
+                task.retries,
+                task.max_retries,
+                task.losses,
+                task.seq,
+                task.state.is_terminal()
+            ));
+        }
+        for (name, value) in self.model.counters() {
+            lines.insert(format!("counter {name} {value}"));
+        }
+        for queue in self.model.queues() {
+            let ranks = Priority::ALL.map(|priority| {
+                let home = Home::Queue(queue.clone());
+                let lane = self.model.lanes().get(&LaneKey { priority, home });
+                lane.map_or((0, 0), |lane| (lane.waiting.len(), lane.held.len()))
+            });
+            lines.insert(format!("queue {queue} {ranks:?}"));
+        }
+        let count = |is: fn(TaskState) -> bool| self.model.tasks().values().filter(|task| is(task.state)).count();
+        let is_dead = |state| matches!(state, TaskState::Failed | TaskState::Timeout);
+        lines.insert(format!("dead letters {}", count(is_dead)));
+        lines.insert(format!("ended {}", count(TaskState::is_terminal)));
+        lines
+    }
+}
+
+/// The record of a task as a line.
+fn line_of_record(id: TaskId, raw: &[u8]) -> Result<String, Outcry> {
+    let record = Record::parse(id, raw).map_err(|error| format!("{id}: {error}"))?;
+    let owner = record
+        .owner
+        .map_or("-".to_owned(), |(owner, slot)| format!("{owner}/{slot}"));
+    Ok(format!(
+        "task {id} {} {} {} attempt {} retries {}/{} losses {} seq {} owner {owner} note {}",
+        record.state,
+        char::from(raw[1]),
+        record.priority,
+        record.attempt,
+        record.retry_count,
+        record.max_retries,
+        record.losses,
+        record.seq,
+        record.tail.is_some()
+    ))
+}
+
+fn correlation_of(id: TaskId) -> String {
+    format!("chain of {id}")
+}
+
+fn real_appetite(appetite: &Appetite) -> real::Appetite {
+    real::Appetite {
+        slots: appetite.slots.clone(),
+        runs_any: appetite.runs_any,
+        max_wait_ms: appetite.max_wait_ms,
+    }
+}
+
+fn real_outcome(outcome: Outcome) -> real::Outcome {
+    let error = ERROR.to_owned();
+    match outcome {
+        Outcome::Completed => real::Outcome::Completed {
+            result: "[1,{}]".to_owned(),
+            summary: None,
+        },
+        Outcome::Failed { delay_ms } => real::Outcome::Failed {
+            error,
+            delay_ms: delay_ms.into(),
+        },
+        Outcome::Timeout { delay_ms } => real::Outcome::Timeout {
+            error,
+            delay_ms: delay_ms.into(),
+        },
+        Outcome::Rejected => real::Outcome::Rejected { error },
+        Outcome::Released => real::Outcome::Released,
+    }
+}
+
+fn story(calls: &[String], outcry: &str) -> Outcry {
+    format!(
+        "after {} calls, the last of them\n{}\n{outcry}",
+        calls.len(),
+        calls.last().map_or("", |call| call)
+    )
+}
