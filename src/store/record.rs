@@ -103,29 +103,24 @@ pub struct NewTask {
 }
 
 impl NewTask {
-    /// The part of the payload that all events of the task share, as JSON members.
-    fn head(&self) -> String {
-        let mut head = format!("\"task_name\":\"{}\",\"workflow_id\":", self.trigger.task_name);
-        match &self.workflow_id {
-            Some(workflow) => {
-                head.push('"');
-                head.push_str(workflow.as_str());
-                head.push('"');
-            }
-            None => head.push_str("null"),
-        }
-        head.push_str(",\"trigger_event_id\":");
-        head.push_str(&json_text(&self.event_id));
-        head
+    /// The inside of the event id as a JSON string.
+    fn event_id_json(&self) -> String {
+        let text = json_text(&self.event_id);
+        text[1..text.len() - 1].to_owned()
     }
 
     /// The payload of the `created` event up to what only Redis knows: its last members and the brace.
     pub(super) fn created_payload(&self) -> String {
         let text = |name: &Option<Name>| name.as_ref().map_or("null".to_owned(), |name| format!("\"{name}\""));
         format!(
-            "{{\"task_id\":\"{}\",{},\"attempt\":0,\"priority\":\"{}\",\"queue\":\"{}\",\"agent_id\":{},\"key\":{},\"blocked_by\":[]",
+            concat!(
+                "{{\"task_id\":\"{}\",\"task_name\":\"{}\",\"workflow_id\":{},\"trigger_event_id\":\"{}\",\"attempt\":0,",
+                "\"priority\":\"{}\",\"queue\":\"{}\",\"agent_id\":{},\"key\":{},\"blocked_by\":[]"
+            ),
             self.id,
-            self.head(),
+            self.trigger.task_name,
+            text(&self.workflow_id),
+            self.event_id_json(),
             self.priority,
             self.queue,
             text(&self.trigger.agent_id),
@@ -192,11 +187,15 @@ impl NewTask {
         };
         let trace = self.trace_text();
         let spec = serde_json::to_string(&spec).unwrap_or_else(|_| "{}".to_owned());
+        let event_id = self.event_id_json();
+        // Left out where it is the event id and reads the same: held in memory for every pending task.
+        let is_implied = self.correlation_id == self.event_id && event_id == self.event_id;
         format!(
-            "{}\n{}\n{}\n{trace}\n{spec}",
+            "{}\n{}\n{}\n{event_id}\n{}\n{trace}\n{spec}",
             self.queue,
-            self.head(),
-            self.correlation_id
+            self.trigger.task_name,
+            self.workflow_id.as_ref().map_or("", Name::as_str),
+            if is_implied { "" } else { &self.correlation_id }
         )
     }
 }
@@ -232,13 +231,6 @@ pub struct Body {
 #[error("the task record is damaged or of another release")]
 pub struct DamagedRecord;
 
-#[derive(Deserialize)]
-struct Head {
-    task_name: String,
-    workflow_id: Option<String>,
-    trigger_event_id: String,
-}
-
 impl Body {
     /// Reads the body of a record.
     ///
@@ -246,10 +238,17 @@ impl Body {
     ///
     /// [`DamagedRecord`] when a part is missing or is not what it should be.
     pub fn parse(text: &str) -> Result<Self, DamagedRecord> {
-        let mut parts = text.splitn(5, '\n');
+        let mut parts = text.splitn(7, '\n');
         let mut part = || parts.next().ok_or(DamagedRecord);
-        let (queue, head, correlation_id, trace, spec) = (part()?, part()?, part()?, part()?, part()?);
-        let head: Head = serde_json::from_str(&format!("{{{head}}}")).map_err(|_| DamagedRecord)?;
+        let (queue, task_name, workflow_id, event_id) = (part()?, part()?, part()?, part()?);
+        let (correlation_id, trace, spec) = (part()?, part()?, part()?);
+        let trigger_event_id: String = serde_json::from_str(&format!("\"{event_id}\"")).map_err(|_| DamagedRecord)?;
+        let correlation_id = if correlation_id.is_empty() {
+            &trigger_event_id
+        } else {
+            correlation_id
+        }
+        .to_owned();
         let (traceparent, tracestate) = match trace.split_once('\u{1f}') {
             Some((parent, state)) => (Some(parent.to_owned()), Some(state.to_owned())),
             None if trace.is_empty() => (None, None),
@@ -257,15 +256,10 @@ impl Body {
         };
         Ok(Self {
             queue: queue.parse().map_err(|_| DamagedRecord)?,
-            task_name: head.task_name,
-            workflow_id: head.workflow_id,
-            correlation_id: if correlation_id.is_empty() {
-                &head.trigger_event_id
-            } else {
-                correlation_id
-            }
-            .to_owned(),
-            trigger_event_id: head.trigger_event_id,
+            task_name: task_name.to_owned(),
+            workflow_id: (!workflow_id.is_empty()).then(|| workflow_id.to_owned()),
+            correlation_id,
+            trigger_event_id,
             traceparent,
             tracestate,
             spec: serde_json::from_str(spec).map_err(|_| DamagedRecord)?,

@@ -2,8 +2,9 @@
 record: one task as one string, a header of fixed width that changes and a body that does not.
 
 A string, since MGET and MSET move a whole batch in one command each; as hashes the same batch costs three times the
-CPU. The body is `queue \n head \n correlation_id \n trace \n spec`, where head is the part of the payload that all events
-of the task share, already JSON, and spec is JSON that passes through untouched. An empty correlation_id is the trigger's id. Behind the body stands the result of a
+CPU. The body is `queue \n task_name \n workflow_id \n trigger_event_id \n correlation_id \n trace \n spec`: the event id
+as the inside of a JSON string, the correlation id empty where it is the event id, the spec JSON that passes through
+untouched. Behind the body stands the result of a
 completed task, or the error of a failed one. What few tasks need (the errors of earlier attempts) is in a hash beside it.
 `src/store/record.rs` reads the same layout.
 ]]
@@ -26,12 +27,15 @@ local function read_header(raw)
   return { struct.unpack(HEADER, raw) }
 end
 
--- queue, head, correlation_id, trace
+-- queue, head, correlation_id, trace, where head is what the payloads of all the task's events share.
 local function read_body(raw)
-  local queue, head, correlation, trace = string.match(raw, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n', HEADER_BYTES + 1)
+  local queue, name, workflow, event, correlation, trace =
+    string.match(raw, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n', HEADER_BYTES + 1)
+  if workflow == '' then workflow = 'null' else workflow = '"' .. workflow .. '"' end
   -- Left out where it is the trigger's id, as it is unless a caller named a chain.
-  if correlation == '' then correlation = string.match(head, '"trigger_event_id":"([^"]*)"$') end
-  return queue, head, correlation, trace
+  if correlation == '' then correlation = event end
+  return queue, '"task_name":"' .. name .. '","workflow_id":' .. workflow .. ',"trigger_event_id":"' .. event .. '"',
+    correlation, trace
 end
 
 local function pack_header(h)
