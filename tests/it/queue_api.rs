@@ -232,8 +232,11 @@ async fn what_makes_no_sense_is_refused_before_it_is_put_in() {
         Task::new("work").workflow_id(""),
         Task::new("work").retry(policy),
         Task::new("work").timeout(Duration::ZERO),
-        Task::new("work").timeout(Duration::from_secs(400 * 86_400)),
+        Task::new("work").timeout(Duration::MAX),
         Task::new("work").delay(Duration::from_secs(400 * 86_400)),
+        Task::new("work").event_id(""),
+        Task::new("work").event_id("two\nlines"),
+        Task::new("work").event_id(&"x".repeat(257)),
     ] {
         let shown = format!("{task:?}");
         let refused = queue.enqueue(task).await;
