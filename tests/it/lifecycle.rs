@@ -149,10 +149,10 @@ async fn arguments_come_out_byte_for_byte() {
 async fn a_result_over_64_kib_is_in_the_document_and_only_named_by_the_event() {
     let redis = TestRedis::start().await;
     let _replica = redis.replica().start().await;
-    let long = "x".repeat(70_000);
+    let large = "x".repeat(70_000);
 
     redis
-        .trigger("e", &json!({ "task_name": "echo", "args": [long] }))
+        .trigger("e", &json!({ "task_name": "echo", "args": [large] }))
         .await;
     let mut log = redis.log().await;
     let completed = log.until_task(task_of("e"), "task.completed").await;
@@ -161,7 +161,7 @@ async fn a_result_over_64_kib_is_in_the_document_and_only_named_by_the_event() {
     assert!(completed.payload["result_bytes"].as_u64().unwrap() > 70_000);
     assert_eq!(completed.text("result_sha256").len(), 64);
     let task = redis.queue().await.get_task(task_of("e")).await.unwrap();
-    assert!(task.result.unwrap().get().contains(&long));
+    assert!(task.result.unwrap().get().contains(&large));
     check_all_ended(&redis).await;
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
-use waooaw_orchestration::{Handlers, Priority, ReplicaOptions, Task, TaskQueue};
+use waooaw_orchestration::{Handlers, Priority, ReplicaOptions, Task, TaskQueue, TaskQueueOptions};
 
 use crate::support::history::check_all_ended;
 use crate::support::local::LocalReplica;
@@ -216,4 +216,42 @@ async fn tasks_without_a_replica_for_them_do_not_hold_up_those_that_have_one() {
     assert_eq!(log.started(), ["common"]);
     crate::support::history::check(&redis).await;
     replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fast_flood_does_not_make_an_overdue_task_wait_longer_than_eight() {
+    let redis = TestRedis::start().await;
+    let mut options = TaskQueueOptions::new(&redis.url());
+    options.max_size = Some(0);
+    let queue = TaskQueue::connect(options).await.unwrap();
+    let high = |_| async { put(&queue, Task::new("noop").priority(Priority::High)).await };
+    futures_util::future::join_all((0..6000).map(high)).await;
+    put(
+        &queue,
+        Task::new("noop").event_id("overdue").priority(Priority::Background),
+    )
+    .await;
+
+    let settings = redis.replica().workers(1).set("WAOOAW_QUEUE__MAX_WAIT", "1500ms");
+    let _replica = settings.start().await;
+    let mut log = redis.log().await;
+    log.until_count("task.completed", 6001).await;
+
+    let background = log.all("task.created").pop().unwrap();
+    assert_eq!(background.text("trigger_event_id"), "overdue");
+    let due = background.time_ms("created_at") + 1500;
+    let starts = log.all("task.started");
+    let place = starts
+        .iter()
+        .position(|event| event.text("trigger_event_id") == "overdue")
+        .unwrap();
+    let between = starts[..place]
+        .iter()
+        .filter(|event| event.time_ms("started_at") > due)
+        .count();
+    assert!(
+        between <= 8,
+        "{between} others were started first, it was number {place}"
+    );
+    assert!(place < 5900, "the flood was over: {place}");
 }

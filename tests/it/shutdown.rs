@@ -67,9 +67,9 @@ async fn what_does_not_finish_within_the_grace_is_handed_back_at_no_cost() {
         .await;
     let mut log = redis.log().await;
     log.until_count("task.started", 2).await;
-    let second = redis.replica().start().await;
 
     assert_eq!(first.stop().await.code(), Some(0));
+    let second = redis.replica().start().await;
     log.until_count("task.completed", 2).await;
 
     for number in 0..2 {

@@ -122,16 +122,15 @@ impl TestRedis {
     /// Sends one command.
     pub(crate) async fn try_send<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         let mut slot = self.connection.lock().await;
-        let mut connection = match slot.take() {
-            Some(connection) => connection,
-            None => {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(Duration::from_secs(5)))
-                    .set_response_timeout(Some(Duration::from_secs(20)));
-                self.client
-                    .get_multiplexed_async_connection_with_config(&config)
-                    .await?
-            }
+        let mut connection = if let Some(connection) = slot.take() {
+            connection
+        } else {
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(Duration::from_secs(5)))
+                .set_response_timeout(Some(Duration::from_secs(20)));
+            self.client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await?
         };
         let answer = command.query_async(&mut connection).await;
         if answer
