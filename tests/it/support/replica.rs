@@ -77,6 +77,8 @@ impl Settings {
             .args(["serve", "--builtin", "--redis-url", &self.redis_url])
             .args(["--workers", &self.workers.to_string()])
             .args(["--http-addr", &format!("127.0.0.1:{http_port}")])
+            // A backtrace would push what was logged before it out of the part that is shown.
+            .env("RUST_BACKTRACE", "0")
             .envs(&self.environment)
             .current_dir(folder.path())
             .stdin(Stdio::null())
