@@ -259,7 +259,7 @@ impl TaskQueue {
     pub async fn connect(options: TaskQueueOptions) -> Result<Self, Error> {
         let store = Store::new(options.endpoint.clone())?;
         let actor = new_actor();
-        make_keys(&store, actor).await?;
+        make_keys(&store, actor, options.max_size, options.max_running).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
