@@ -62,7 +62,8 @@ impl TaskContext {
         }
     }
 
-    /// The arguments as `T`: from the positional ones when there are any, else from the named ones. A struct reads both.
+    /// The arguments as `T`: from the positional ones when there are any, else from the named ones. A struct reads both;
+    /// a handler that wants none takes `()`.
     ///
     /// # Errors
     ///
@@ -76,8 +77,18 @@ impl TaskContext {
                 "give either args or kwargs, not both",
             ));
         }
-        let text = if has_kwargs { self.kwargs.get() } else { self.args.get() };
-        serde_json::from_str(text).map_err(|error| TaskError::permanent("invalid_arguments", &error.to_string()))
+        // With no arguments at all there is nothing to prefer: `()` reads only `null`, a struct of optional fields only
+        // an object.
+        let candidates = match (has_args, has_kwargs) {
+            (true, _) => vec![self.args.get()],
+            (false, true) => vec![self.kwargs.get()],
+            (false, false) => vec!["[]", "{}", "null"],
+        };
+        let mut outcomes = candidates.into_iter().map(serde_json::from_str);
+        let first = outcomes.next().unwrap_or_else(|| serde_json::from_str("null"));
+        first
+            .or_else(|error| outcomes.find_map(Result::ok).ok_or(error))
+            .map_err(|error| TaskError::permanent("invalid_arguments", &error.to_string()))
     }
 }
 

@@ -110,7 +110,10 @@ impl Task {
     /// The longest that an attempt may run; without limit unless said.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.set(|trigger| {
-            trigger.timeout_seconds = Some(timeout.as_secs_f64());
+            if timeout.is_zero() {
+                return Err(invalid("timeout_seconds", &"must be over 0"));
+            }
+            trigger.timeout_seconds = Some(bounded("timeout_seconds", timeout)?.as_secs_f64());
             Ok(())
         })
     }
@@ -129,7 +132,7 @@ impl Task {
     /// Waits so long before it may start.
     pub fn delay(self, delay: Duration) -> Self {
         self.set(|trigger| {
-            trigger.start = Start::After(delay);
+            trigger.start = Start::After(bounded("delay_seconds", delay)?);
             Ok(())
         })
     }
@@ -137,12 +140,33 @@ impl Task {
     /// The caller's own id of the request: putting the same one in again creates nothing.
     pub fn event_id(mut self, event_id: &str) -> Self {
         self.event_id = Some(event_id.to_owned());
-        self
+        // The record keeps it in a line of its own.
+        let is_fine = !event_id.is_empty() && event_id.len() <= 256 && !event_id.chars().any(char::is_control);
+        self.set(|_| {
+            if is_fine {
+                return Ok(());
+            }
+            let problem = "must have 1 to 256 bytes and no control characters";
+            Err(invalid("event_id", &problem))
+        })
     }
 }
 
 fn invalid(field: &str, error: &impl std::fmt::Display) -> Rejection {
     Rejection::new(Reason::InvalidField, Some(field), error.to_string())
+}
+
+/// A length of time that a trigger could ask for too.
+fn bounded(field: &str, time: Duration) -> Result<Duration, Rejection> {
+    if time.as_secs_f64() <= TaskTrigger::LONGEST_SECONDS {
+        return Ok(time);
+    }
+    let problem = format!(
+        "is {} s, must be at most {}",
+        time.as_secs_f64(),
+        TaskTrigger::LONGEST_SECONDS
+    );
+    Err(invalid(field, &problem))
 }
 
 /// A value as JSON that begins as it should.
@@ -235,7 +259,7 @@ impl TaskQueue {
     pub async fn connect(options: TaskQueueOptions) -> Result<Self, Error> {
         let store = Store::new(options.endpoint.clone())?;
         let actor = new_actor();
-        make_keys(&store, actor).await?;
+        make_keys(&store, actor, options.max_size, options.max_running).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 store,

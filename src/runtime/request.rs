@@ -106,7 +106,7 @@ pub(super) async fn create_one(
         // there are, not somebody who asks.
         Err(StoreError::NotJoined) if check_names => Ok((vec![Created::Unknown], Vec::new())),
         Err(StoreError::NotJoined) => {
-            make_keys(store, actor).await?;
+            make_keys(store, actor, None, None).await?;
             create().await
         }
         other => other,
@@ -123,11 +123,16 @@ pub(super) async fn create_one(
     }
 }
 
-/// Makes the keys of all partitions where they are missing.
-pub(super) async fn make_keys(store: &Store, actor: ReplicaId) -> Result<(), StoreError> {
+/// Makes the keys of all partitions where they are missing, with these limits; `None` leaves what is set.
+pub(super) async fn make_keys(
+    store: &Store,
+    actor: ReplicaId,
+    max_size: Option<u64>,
+    max_running: Option<u64>,
+) -> Result<(), StoreError> {
     let joining = Joining {
-        max_size: None,
-        max_running: None,
+        max_size,
+        max_running,
         workers: None,
         started_at: "",
         announce: false,

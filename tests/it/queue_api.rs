@@ -1,0 +1,283 @@
+//! The task queue as programs that link the library see it, within one process and across several.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use waooaw_orchestration::{Error, Priority, RetryPolicy, Task, TaskId};
+
+use crate::support::child::ChildProcess;
+use crate::support::history::{check, check_all_ended};
+use crate::support::redis::TestRedis;
+
+fn quick() -> RetryPolicy {
+    "QUICK".parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_task_goes_in_and_comes_out_as_it_was_put_in() {
+    let redis = TestRedis::start().await;
+    let queue = redis.queue().await;
+    let task = Task::new("process_data")
+        .args(["data-123"])
+        .kwargs(json!({ "deep": { "a": [] } }))
+        .metadata(json!({ "who": "me" }))
+        .priority(Priority::High)
+        .workflow_id("workflow-1")
+        .timeout(Duration::from_secs(5))
+        .queue("billing");
+
+    let id = queue.enqueue(task).await.unwrap();
+    let waiting = queue.get_task(id).await.unwrap();
+    assert_eq!(
+        (waiting.state, waiting.name.as_str(), waiting.priority),
+        ("PENDING", "process_data", "HIGH")
+    );
+    assert_eq!((waiting.attempt, waiting.retry_count, waiting.max_retries), (0, 0, 3));
+    assert_eq!(
+        (waiting.queue.as_str(), waiting.workflow_id.as_deref()),
+        ("billing", Some("workflow-1"))
+    );
+    assert!(waiting.started_at.is_none() && waiting.completed_at.is_none() && waiting.agent_id.is_none());
+
+    let taken = queue.dequeue(Duration::from_secs(5)).await.unwrap().unwrap();
+    assert_eq!(
+        (taken.task_id, taken.attempt, taken.name.as_str()),
+        (id, 1, "process_data")
+    );
+    assert_eq!(taken.args.get(), r#"["data-123"]"#);
+    assert_eq!(taken.kwargs.get(), r#"{"deep":{"a":[]}}"#);
+    assert_eq!(taken.metadata.get(), r#"{"who":"me"}"#);
+    assert_eq!(
+        (taken.workflow_id.as_deref(), taken.timeout),
+        (Some("workflow-1"), Some(Duration::from_secs(5)))
+    );
+    let running = queue.get_task(id).await.unwrap();
+    assert!(running.state == "RUNNING" && running.started_at.is_some() && running.duration_ms.is_none());
+
+    queue.complete_task(id, &json!({ "status": "success" })).await.unwrap();
+    let done = queue.get_task(id).await.unwrap();
+    assert_eq!(
+        (done.state, done.result.unwrap().get()),
+        ("COMPLETED", r#"{"status":"success"}"#)
+    );
+    assert!(done.completed_at.is_some() && done.duration_ms.is_some());
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn an_empty_queue_lets_a_wait_end_in_its_time() {
+    let redis = TestRedis::start().await;
+    let queue = redis.queue().await;
+    // The first call joins, which takes its own time.
+    assert!(queue.dequeue(Duration::from_millis(1)).await.unwrap().is_none());
+
+    let began = Instant::now();
+    assert!(queue.dequeue(Duration::from_millis(100)).await.unwrap().is_none());
+
+    assert!((Duration::from_millis(95)..Duration::from_secs(1)).contains(&began.elapsed()));
+}
+
+#[tokio::test]
+async fn a_wait_ends_when_a_task_comes_to_any_queue() {
+    let redis = TestRedis::start().await;
+    let (taking, giving) = (redis.queue().await, redis.queue().await);
+    for queue in ["default", "a-new-one"] {
+        let waiting = tokio::spawn({
+            let taking = taking.clone();
+            async move { taking.dequeue(Duration::from_secs(20)).await.unwrap().unwrap() }
+        });
+        // Long enough for the wait to have begun; if it has not, the task is found at once.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let began = Instant::now();
+        let id = giving.enqueue(Task::new("work").queue(queue)).await.unwrap();
+
+        assert_eq!(waiting.await.unwrap().task_id, id);
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{queue}: {:?}",
+            began.elapsed()
+        );
+        taking.complete_task(id, &()).await.unwrap();
+    }
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_programs_that_put_in_and_take_out_at_once_share_without_overlap() {
+    let redis = TestRedis::start().await;
+    let ids = futures_util::future::join_all(
+        (0..10).map(|_| async { redis.queue().await.enqueue(Task::new("work")).await.unwrap() }),
+    )
+    .await;
+    let statistics = redis.queue().await.get_statistics().await.unwrap();
+    assert_eq!((statistics.pending_count, statistics.total_count), (10, 10));
+
+    let mut taken = futures_util::future::join_all((0..10).map(|_| async {
+        let queue = redis.queue().await;
+        let task = queue.dequeue(Duration::from_secs(20)).await.unwrap().unwrap();
+        queue.complete_task(task.task_id, &()).await.unwrap();
+        task.task_id
+    }))
+    .await;
+
+    let mut ids: Vec<TaskId> = ids;
+    ids.sort_unstable();
+    taken.sort_unstable();
+    assert_eq!(taken, ids);
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_failed_attempt_is_retried_and_the_last_one_fails_the_task() {
+    let redis = TestRedis::start().await;
+    let queue = redis.queue().await;
+    let mut policy = quick();
+    policy.max_retries = 1;
+    let id = queue.enqueue(Task::new("work").retry(policy)).await.unwrap();
+
+    for attempt in 1..=2 {
+        let task = queue.dequeue(Duration::from_secs(20)).await.unwrap().unwrap();
+        assert_eq!((task.task_id, task.attempt), (id, attempt));
+        queue.fail_task(id, "Something went wrong").await.unwrap();
+        let document = queue.get_task(id).await.unwrap();
+        assert!(document.error.unwrap().get().contains("Something went wrong"));
+    }
+
+    let document = queue.get_task(id).await.unwrap();
+    assert_eq!((document.state, document.retry_count), ("FAILED", 1));
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn what_a_program_does_not_hold_it_can_not_end() {
+    let redis = TestRedis::start().await;
+    let (queue, other) = (redis.queue().await, redis.queue().await);
+    let id = queue.enqueue(Task::new("work")).await.unwrap();
+    let unknown = TaskId::derive("nobody", "nothing", None, None, 1);
+
+    let not_taken = queue.complete_task(id, &()).await.unwrap_err();
+    assert!(matches!(not_taken, Error::InvalidTransition(_)), "{not_taken:?}");
+    queue.dequeue(Duration::from_secs(5)).await.unwrap().unwrap();
+    let not_theirs = other.fail_task(id, "mine").await.unwrap_err();
+    assert!(matches!(not_theirs, Error::InvalidTransition(_)), "{not_theirs:?}");
+    queue.complete_task(id, &1).await.unwrap();
+    let twice = queue.complete_task(id, &2).await.unwrap_err();
+    assert!(matches!(twice, Error::InvalidTransition(_)), "{twice:?}");
+    assert_eq!(queue.get_task(id).await.unwrap().result.unwrap().get(), "1");
+    assert!(!queue.cancel_task(id).await.unwrap());
+
+    assert!(matches!(queue.get_task(unknown).await, Err(Error::TaskNotFound(_))));
+    assert!(matches!(queue.cancel_task(unknown).await, Err(Error::TaskNotFound(_))));
+    assert!(matches!(
+        queue.complete_task(unknown, &()).await,
+        Err(Error::TaskNotFound(_))
+    ));
+    assert!(matches!(
+        queue.fail_task(unknown, "").await,
+        Err(Error::TaskNotFound(_))
+    ));
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_task_that_is_cancelled_while_it_is_held_can_not_be_completed() {
+    let redis = TestRedis::start().await;
+    let queue = redis.queue().await;
+    let id = queue.enqueue(Task::new("work")).await.unwrap();
+    let task = queue.dequeue(Duration::from_secs(5)).await.unwrap().unwrap();
+
+    assert!(redis.queue().await.cancel_task(id).await.unwrap());
+    tokio::time::timeout(Duration::from_secs(5), task.cancelled.cancelled())
+        .await
+        .expect("the holder is told");
+    let late = queue.complete_task(id, &()).await.unwrap_err();
+
+    assert!(matches!(late, Error::InvalidTransition(_)), "{late:?}");
+    assert_eq!(queue.get_task(id).await.unwrap().state, "CANCELLED");
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_workflow_lists_its_own_tasks_in_order() {
+    let redis = TestRedis::start().await;
+    let queue = redis.queue().await;
+    let mut ids = Vec::new();
+    for workflow in ["one", "two", "one"] {
+        ids.push(queue.enqueue(Task::new("work").workflow_id(workflow)).await.unwrap());
+    }
+
+    let list = queue.get_workflow_tasks("one").await.unwrap();
+    let listed: Vec<String> = list.into_iter().map(|task| task.task_id).collect();
+    assert_eq!(listed, [ids[0].to_string(), ids[2].to_string()]);
+    assert!(queue.get_workflow_tasks("three").await.unwrap().is_empty());
+    assert!(matches!(
+        queue.get_workflow_tasks("no name").await,
+        Err(Error::InvalidField(_))
+    ));
+    check(&redis).await;
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_before_it_is_put_in() {
+    let redis = TestRedis::start().await;
+    let queue = redis.queue().await;
+    let mut policy = quick();
+    policy.backoff_multiplier = 0.5;
+
+    for task in [
+        Task::new("no name"),
+        Task::new("work").args(5),
+        Task::new("work").kwargs([1]),
+        Task::new("work").queue("a:b"),
+        Task::new("work").workflow_id(""),
+        Task::new("work").retry(policy),
+        Task::new("work").timeout(Duration::ZERO),
+        Task::new("work").timeout(Duration::MAX),
+        Task::new("work").delay(Duration::from_secs(400 * 86_400)),
+        Task::new("work").event_id(""),
+        Task::new("work").event_id("two\nlines"),
+        Task::new("work").event_id(&"x".repeat(257)),
+    ] {
+        let shown = format!("{task:?}");
+        let refused = queue.enqueue(task).await;
+        assert!(
+            matches!(refused, Err(Error::InvalidField(_))),
+            "{refused:?} for {shown}"
+        );
+    }
+    assert_eq!(queue.get_statistics().await.unwrap().total_count, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_held_by_a_program_that_dies_comes_back_to_another() {
+    let redis = TestRedis::start().await;
+    let mut holder = ChildProcess::start(&redis, "hold");
+    holder.hear("waiting").await;
+    // A wait must cost nothing: a fixed time is what it is measured over.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let before = holder.cpu_ticks();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    if let (Some(before), Some(after)) = (before, holder.cpu_ticks()) {
+        assert!(
+            after - before <= 4,
+            "waiting cost {} ms of CPU in two seconds",
+            (after - before) * 10
+        );
+    }
+
+    let mut giver = ChildProcess::start(&redis, "enqueue");
+    let id = giver.hear("enqueued").await;
+    assert_eq!(holder.hear("took").await, format!("{id} 1"));
+    let mut finisher = ChildProcess::start(&redis, "finish");
+    finisher.hear("waiting").await;
+    holder.kill().await;
+    let killed = Instant::now();
+    assert_eq!(finisher.hear("completed").await, format!("{id} 2"));
+    assert!(killed.elapsed() < Duration::from_secs(15), "{:?}", killed.elapsed());
+
+    let log = redis.log().await;
+    let life = log.life(id.parse().unwrap()).join(" ");
+    assert_eq!(life, "created started retry_scheduled started completed");
+    assert_eq!(log.all("task.retry_scheduled")[0].payload["error"]["type"], "lost");
+    check_all_ended(&redis).await;
+}

@@ -1,0 +1,39 @@
+//! What the tests stand on: servers, replicas, other processes, and the log read back.
+
+pub(crate) mod child;
+pub(crate) mod history;
+pub(crate) mod local;
+pub(crate) mod log;
+pub(crate) mod redis;
+pub(crate) mod replica;
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take; far more than it needs, for machines that are busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` answers `Ok`; what it answered last is told on failure.
+pub(crate) async fn wait_for<T>(what: &str, condition: impl AsyncFnMut() -> Result<T, String>) -> T {
+    wait_within(PATIENCE, what, condition).await
+}
+
+/// The same with a limit of its own.
+pub(crate) async fn wait_within<T>(
+    limit: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    let began = Instant::now();
+    loop {
+        match condition().await {
+            Ok(value) => return value,
+            Err(state) if began.elapsed() > limit => panic!("not within {limit:?}: {what}; at last: {state}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(15)).await,
+        }
+    }
+}
+
+/// `Ok` when it holds, else the state as text; for [`wait_for`].
+pub(crate) fn holds(is_so: bool, state: impl FnOnce() -> String) -> Result<(), String> {
+    if is_so { Ok(()) } else { Err(state()) }
+}

@@ -1,0 +1,298 @@
+//! A Redis of the test's own: a process, a folder, a port; gone with its owner.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult};
+use serde_json::Value;
+use tempfile::TempDir;
+use waooaw_orchestration::{Endpoint, Store, TaskId, TaskQueue, TaskQueueOptions};
+
+use super::log::Log;
+use super::replica::Settings;
+
+/// A server that can be stopped and started again on the same port and folder.
+pub(crate) struct TestRedis {
+    folder: TempDir,
+    port: u16,
+    is_durable: bool,
+    server: Mutex<Option<Child>>,
+    client: Client,
+    connection: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+}
+
+impl TestRedis {
+    /// A running server that keeps nothing on disk.
+    pub(crate) async fn start() -> Self {
+        let redis = Self::not_started(false);
+        redis.start_again().await;
+        redis
+    }
+
+    /// A running server with an append-only file.
+    pub(crate) async fn start_durable() -> Self {
+        let redis = Self::not_started(true);
+        redis.start_again().await;
+        redis
+    }
+
+    /// An address at which no server runs yet.
+    pub(crate) fn not_started(is_durable: bool) -> Self {
+        let port = free_port();
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            port,
+            is_durable,
+            server: Mutex::new(None),
+            client: Client::open(url(port)).unwrap(),
+            connection: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// Starts the server, and waits until it has read its data and answers.
+    pub(crate) async fn start_again(&self) {
+        let log = self.folder.path().join("redis.log");
+        let server = Command::new(program())
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no"])
+            .args(["--appendonly", if self.is_durable { "yes" } else { "no" }])
+            .arg("--dir")
+            .arg(self.folder.path())
+            .arg("--logfile")
+            .arg(&log)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server must be on the PATH; `make redis` sees to it");
+        *self.server.lock().unwrap() = Some(server);
+        let began = Instant::now();
+        while self.try_send::<String>(&redis::cmd("PING")).await.is_err() {
+            let ended = self.server.lock().unwrap().as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none() && began.elapsed() < Duration::from_secs(20),
+                "redis did not start: {ended:?}\n{}",
+                std::fs::read_to_string(&log).unwrap_or_default()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Asks the server to end, as an operator would, and waits until it has.
+    pub(crate) async fn stop(&self) {
+        let mut server = self.server.lock().unwrap().take().expect("it runs");
+        super::replica::signal("TERM", server.id());
+        tokio::task::spawn_blocking(move || server.wait().unwrap())
+            .await
+            .unwrap();
+        *self.connection.lock().await = None;
+    }
+
+    /// Where it is.
+    pub(crate) fn url(&self) -> String {
+        url(self.port)
+    }
+
+    /// How replicas on this server are started.
+    pub(crate) fn replica(&self) -> Settings {
+        Settings::new(&self.url())
+    }
+
+    /// The library's handle to it.
+    pub(crate) fn store(&self) -> Store {
+        Store::new(Endpoint::new(&self.url())).unwrap()
+    }
+
+    /// The library's queue on it.
+    pub(crate) async fn queue(&self) -> TaskQueue {
+        TaskQueue::connect(TaskQueueOptions::new(&self.url())).await.unwrap()
+    }
+
+    /// The log, read from its beginning.
+    pub(crate) async fn log(&self) -> Log<'_> {
+        let mut log = Log::new(self);
+        log.refresh().await;
+        log
+    }
+
+    /// Sends one command.
+    pub(crate) async fn try_send<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        let mut slot = self.connection.lock().await;
+        let mut connection = if let Some(connection) = slot.take() {
+            connection
+        } else {
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(Duration::from_secs(5)))
+                .set_response_timeout(Some(Duration::from_secs(20)));
+            self.client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await?
+        };
+        let answer = command.query_async(&mut connection).await;
+        if answer
+            .as_ref()
+            .err()
+            .is_none_or(|error| !error.is_unrecoverable_error())
+        {
+            *slot = Some(connection);
+        }
+        answer
+    }
+
+    /// Sends one command that must succeed.
+    pub(crate) async fn send<T: FromRedisValue>(&self, command: &Cmd) -> T {
+        self.try_send(command).await.unwrap()
+    }
+
+    /// Sends words as a command that must succeed.
+    pub(crate) async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        self.send(&command).await
+    }
+
+    /// Appends one entry to a stream; answers its id.
+    pub(crate) async fn add(&self, stream: &str, fields: &[(&[u8], &[u8])]) -> String {
+        let mut command = redis::cmd("XADD");
+        command.arg(stream).arg("*");
+        for (name, value) in fields {
+            command.arg(*name).arg(*value);
+        }
+        self.send(&command).await
+    }
+
+    /// Publishes what asks for a task.
+    pub(crate) async fn trigger(&self, event_id: &str, payload: &Value) -> String {
+        self.add("waooaw:triggers", &trigger_fields(event_id, &payload.to_string()))
+            .await
+    }
+
+    /// Publishes many in order, in one go.
+    pub(crate) async fn trigger_all(&self, triggers: impl IntoIterator<Item = (String, Value)>) {
+        let triggers: Vec<(String, String)> = triggers.into_iter().map(|(id, json)| (id, json.to_string())).collect();
+        let mut connection = self.client.get_multiplexed_async_connection().await.unwrap();
+        for chunk in triggers.chunks(1000) {
+            let mut pipeline = redis::pipe();
+            for (event_id, payload) in chunk {
+                let command = pipeline.cmd("XADD").arg("waooaw:triggers").arg("*");
+                for (name, value) in trigger_fields(event_id, payload) {
+                    command.arg(name).arg(value);
+                }
+                command.ignore();
+            }
+            let () = pipeline.query_async(&mut connection).await.unwrap();
+        }
+    }
+
+    /// Publishes what asks for the end of a task; answers the entry's id.
+    pub(crate) async fn cancel(&self, event_id: &str, task: TaskId) -> String {
+        let payload = serde_json::json!({ "task_id": task.to_string(), "reason": "changed my mind" }).to_string();
+        self.add(
+            "waooaw:commands",
+            &[
+                (b"event_type", b"orchestration.task.cancel"),
+                (b"source_agent", b"tester"),
+                (b"event_id", event_id.as_bytes()),
+                (b"payload", payload.as_bytes()),
+            ],
+        )
+        .await
+    }
+
+    /// How many entries of a stream are delivered and not acknowledged; 0 without the stream or its group.
+    pub(crate) async fn pending(&self, stream: &str, group: &str) -> usize {
+        let mut command = redis::cmd("XPENDING");
+        command.arg(stream).arg(group);
+        match self.try_send::<redis::Value>(&command).await {
+            Ok(redis::Value::Array(summary)) => usize::from_redis_value(summary[0].clone()).unwrap(),
+            Ok(other) => panic!("XPENDING {stream}: {other:?}"),
+            Err(error) if error.code() == Some("NOGROUP") => 0,
+            Err(error) => panic!("XPENDING {stream}: {error}"),
+        }
+    }
+
+    /// All streams that hold tasks.
+    pub(crate) async fn task_streams(&self) -> Vec<String> {
+        let mut streams = Vec::new();
+        for (registry, kind) in [("waooaw:{0}:queues", "queue"), ("waooaw:{0}:parks", "parked")] {
+            for name in self.ask::<Vec<String>>(&["SMEMBERS", registry]).await {
+                for priority in ["high", "normal", "low", "background"] {
+                    streams.push(format!("waooaw:{{0}}:{kind}:{name}:{priority}"));
+                }
+            }
+        }
+        streams
+    }
+
+    /// The consumers of a stream's group.
+    pub(crate) async fn consumers(&self, stream: &str, group: &str) -> Vec<String> {
+        let mut command = redis::cmd("XINFO");
+        command.arg("CONSUMERS").arg(stream).arg(group);
+        let rows: Vec<std::collections::HashMap<String, redis::Value>> =
+            self.try_send(&command).await.unwrap_or_default();
+        rows.into_iter()
+            .map(|row| String::from_redis_value(row["name"].clone()).unwrap())
+            .collect()
+    }
+}
+
+impl Drop for TestRedis {
+    fn drop(&mut self) {
+        if let Some(mut server) = self
+            .server
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take()
+        {
+            // It may have ended by itself, which is as good.
+            server.kill().unwrap_or_default();
+            server.wait().map(drop).unwrap_or_default();
+        }
+    }
+}
+
+/// The fields of a trigger from the agent `tester`.
+pub(crate) fn trigger_fields<'a>(event_id: &'a str, payload: &'a str) -> [(&'a [u8], &'a [u8]); 4] {
+    [
+        (b"event_type", b"orchestration.task.trigger"),
+        (b"source_agent", b"tester"),
+        (b"event_id", event_id.as_bytes()),
+        (b"payload", payload.as_bytes()),
+    ]
+}
+
+/// The task that a trigger of `tester` makes outside any workflow.
+pub(crate) fn task_of(event_id: &str) -> TaskId {
+    TaskId::derive("tester", event_id, None, None, 1)
+}
+
+fn url(port: u16) -> String {
+    format!("redis://127.0.0.1:{port}")
+}
+
+/// A port that nobody listens on. Below those that systems hand out to clients: a server that is down for a while must
+/// find its port free again, and who tries to reach it meanwhile must not end up connected to itself.
+pub(crate) fn free_port() -> u16 {
+    static COUNT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 397).unwrap() * 50;
+    loop {
+        let port = 10_000 + (start + COUNT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn program() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    ["redis-server", "valkey-server"]
+        .iter()
+        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| "redis-server".into())
+}

@@ -1,0 +1,213 @@
+//! Replicas as processes of the binary.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::redis::free_port;
+use super::{wait_for, wait_within};
+
+/// How a replica is started.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    redis_url: String,
+    workers: u16,
+    environment: BTreeMap<String, String>,
+}
+
+impl Settings {
+    pub(super) fn new(redis_url: &str) -> Self {
+        Self {
+            redis_url: redis_url.to_owned(),
+            workers: 10,
+            environment: BTreeMap::new(),
+        }
+    }
+
+    /// How many tasks it runs at once.
+    pub(crate) fn workers(mut self, workers: u16) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// A setting by its environment variable.
+    pub(crate) fn set(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) async fn start(&self) -> ReplicaProcess {
+        let replica = self.spawn();
+        replica.until_ready().await;
+        replica
+    }
+
+    /// Starts several and waits until all are ready.
+    pub(crate) async fn start_many(&self, count: usize) -> Vec<ReplicaProcess> {
+        let replicas: Vec<ReplicaProcess> = (0..count).map(|_| self.spawn()).collect();
+        for replica in &replicas {
+            replica.until_ready().await;
+        }
+        replicas
+    }
+
+    /// Starts it and does not wait.
+    pub(crate) fn spawn(&self) -> ReplicaProcess {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("replica.log");
+        let output = File::create(&log).unwrap();
+        let http_port = free_port();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waooaw"));
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            let is_setting = name.starts_with("WAOOAW_") || name.starts_with("TASK_QUEUE_");
+            if is_setting || ["REDIS_URL", "WORKER_POOL_SIZE", "PORT"].contains(&name.as_str()) {
+                command.env_remove(name);
+            }
+        }
+        let child = command
+            .args(["serve", "--builtin", "--redis-url", &self.redis_url])
+            .args(["--workers", &self.workers.to_string()])
+            .args(["--http-addr", &format!("127.0.0.1:{http_port}")])
+            // A backtrace would push what was logged before it out of the part that is shown.
+            .env("RUST_BACKTRACE", "0")
+            .envs(&self.environment)
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        ReplicaProcess {
+            child,
+            http_port,
+            log,
+            _folder: folder,
+        }
+    }
+}
+
+/// A replica; killed with its owner.
+pub(crate) struct ReplicaProcess {
+    child: Child,
+    http_port: u16,
+    log: PathBuf,
+    _folder: TempDir,
+}
+
+impl ReplicaProcess {
+    /// Asks its HTTP side; `None` while that does not answer.
+    pub(crate) async fn get(&self, path: &str) -> Option<(u16, Value)> {
+        let ask = async {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).await.ok()?;
+            let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.ok()?;
+            let status = answer.split(' ').nth(1)?.parse().ok()?;
+            let (_, body) = answer.split_once("\r\n\r\n")?;
+            Some((status, serde_json::from_str(body).unwrap_or(Value::Null)))
+        };
+        tokio::time::timeout(Duration::from_secs(5), ask).await.ok().flatten()
+    }
+
+    /// Waits until it says that it is ready.
+    pub(crate) async fn until_ready(&self) {
+        self.until_readiness(200, Duration::from_secs(60)).await;
+    }
+
+    /// Waits until its readiness is answered with `status`.
+    pub(crate) async fn until_readiness(&self, status: u16, limit: Duration) {
+        wait_within(limit, &format!("readiness {status}"), async || {
+            let answer = self.get("/readyz").await;
+            match &answer {
+                Some((found, _)) if *found == status => Ok(()),
+                _ => Err(format!("{answer:?}\n{}", self.log())),
+            }
+        })
+        .await;
+    }
+
+    /// The name under which it runs now.
+    pub(crate) async fn id(&self) -> String {
+        wait_for("a replica has a name", async || {
+            let answer = self.get("/readyz").await;
+            let id = answer.as_ref().and_then(|(_, body)| body["replica"].as_str());
+            id.map(str::to_owned).ok_or_else(|| format!("{answer:?}"))
+        })
+        .await
+    }
+
+    /// Whether the process is there.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Ends it as a crash would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends a signal by its name without `SIG`.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(name, self.child.id());
+    }
+
+    /// Asks it to drain and waits until it has ended by itself.
+    pub(crate) async fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.ended().await
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let log = self.log.clone();
+        let child = &mut self.child;
+        wait_for("a replica ends", async || {
+            let status = child.try_wait().unwrap();
+            status.ok_or_else(|| std::fs::read_to_string(&log).unwrap_or_default())
+        })
+        .await
+    }
+
+    /// What it logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for ReplicaProcess {
+    fn drop(&mut self) {
+        // It may have ended by itself, which is as good.
+        self.child.kill().unwrap_or_default();
+        self.child.wait().map(drop).unwrap_or_default();
+        if std::thread::panicking() {
+            let log = self.log();
+            let from = log.lines().count().saturating_sub(40);
+            let tail: Vec<&str> = log.lines().skip(from).collect();
+            eprintln!(
+                "--- log of the replica on port {}:\n{}",
+                self.http_port,
+                tail.join("\n")
+            );
+        }
+    }
+}
+
+/// Without unsafe code there is no signal to send but by a program.
+pub(super) fn signal(name: &str, process: u32) {
+    let sent = Command::new("kill")
+        .args([&format!("-{name}"), &process.to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success(), "no process {process} to send {name} to");
+}
