@@ -129,3 +129,25 @@ async fn a_retry_is_admitted_to_a_full_queue() {
     .await;
     check_all_ended(&redis).await;
 }
+
+#[tokio::test]
+async fn triggers_beyond_max_size_wait_in_order_over_two_replicas_too() {
+    let redis = TestRedis::start().await;
+    let settings = redis.replica().workers(2).set("TASK_QUEUE_MAX_SIZE", "5");
+    let _replicas = settings.start_many(2).await;
+    redis
+        .trigger_all((0..1500).map(|number| (format!("{number}"), json!({ "task_name": "noop" }))))
+        .await;
+    let mut log = redis.log().await;
+    log.until_count("task.completed", 1500).await;
+
+    let mut highest = 0;
+    let mut worst = 0;
+    for event in log.all("task.created") {
+        let number: usize = event.text("trigger_event_id").parse().unwrap();
+        highest = highest.max(number);
+        worst = worst.max(highest - number);
+    }
+    assert!(worst <= 5, "one was admitted {worst} places after its turn");
+    check_all_ended(&redis).await;
+}

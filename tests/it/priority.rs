@@ -219,6 +219,55 @@ async fn tasks_without_a_replica_for_them_do_not_hold_up_those_that_have_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tasks_that_waited_for_their_handlers_run_in_the_order_in_which_they_came() {
+    let redis = TestRedis::start().await;
+    let queue = redis.queue().await;
+    let mut expected = Vec::new();
+    for number in 0..30 {
+        let name = format!("e-{number}");
+        let task = Task::new(["gamma", "alpha", "beta"][number % 3]).event_id(&name);
+        put(&queue, task).await;
+        expected.push(name);
+    }
+    put(&queue, Task::new("common")).await;
+    let common = || Handlers::new().with_async("common", |(): (), _| async { Ok(()) });
+    let plain = LocalReplica::start(&redis, ReplicaOptions::new(common())).await;
+    let mut log = redis.log().await;
+    log.until_count("task.completed", 1).await;
+
+    let mut handlers = Handlers::new();
+    for name in ["alpha", "beta", "gamma"] {
+        handlers = handlers.with_async(name, |(): (), _| async { Ok(()) });
+    }
+    let mut options = ReplicaOptions::new(handlers);
+    options.workers = 1;
+    let capable = LocalReplica::start(&redis, options).await;
+    log.until_count("task.completed", 31).await;
+
+    assert_eq!(log.started()[1..], expected);
+    plain.stop().await;
+    capable.stop().await;
+}
+
+#[tokio::test]
+async fn tasks_of_two_queues_are_served_in_the_order_in_which_they_came() {
+    let redis = TestRedis::start().await;
+    let queue = redis.queue().await;
+    let mut expected = Vec::new();
+    for number in 0..20 {
+        let name = format!("e-{number}");
+        put(&queue, Task::new("noop").event_id(&name).queue(["b", "a"][number % 2])).await;
+        expected.push(name);
+    }
+
+    let _replica = redis.replica().workers(1).start().await;
+    let mut log = redis.log().await;
+    log.until_count("task.completed", 20).await;
+
+    assert_eq!(log.started(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fast_flood_does_not_make_an_overdue_task_wait_longer_than_eight() {
     let redis = TestRedis::start().await;
     let mut options = TaskQueueOptions::new(&redis.url());
