@@ -281,3 +281,37 @@ async fn a_task_held_by_a_program_that_dies_comes_back_to_another() {
     assert_eq!(log.all("task.retry_scheduled")[0].payload["error"]["type"], "lost");
     check_all_ended(&redis).await;
 }
+
+#[tokio::test]
+async fn a_program_that_lets_go_of_its_queue_is_no_loss_and_no_worker() {
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().workers(3).start().await;
+    let queue = redis.queue().await;
+    let id = queue.enqueue(Task::new("work").queue("by-hand")).await.unwrap();
+    while let Some(task) = queue.dequeue(Duration::from_secs(5)).await.unwrap() {
+        queue.complete_task(task.task_id, &()).await.unwrap();
+        if task.task_id == id {
+            break;
+        }
+    }
+    drop(queue);
+
+    // Long enough for a silent member to be noticed.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let log = redis.log().await;
+    let states: Vec<&str> = log
+        .all("worker_pool.status")
+        .iter()
+        .map(|event| event.text("state"))
+        .collect();
+    assert!(!states.contains(&"lost"), "{states:?}");
+    let workers = redis
+        .queue()
+        .await
+        .get_statistics()
+        .await
+        .unwrap()
+        .worker_pool
+        .max_workers;
+    assert_eq!(workers, 3);
+}
