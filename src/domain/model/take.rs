@@ -10,7 +10,7 @@ use crate::domain::state::{TaskMove, TaskState};
 
 /// One in so many tasks served may go to a lower priority that waited too long.
 pub const RESCUE_EVERY: u64 = 8;
-/// How often one call looks at a lane whose head it may not start, so that its work stays bounded.
+/// How often one call looks at lanes whose head it may not start, for each slot, so that its work stays bounded.
 pub const LOOKS_MAX: usize = 4;
 
 /// Which lanes a call looks at. The difference shows only in entries that no task waits in: an outsider's.
@@ -43,19 +43,50 @@ impl Model {
             };
             self.deliver(turn, appetite, &lane, 1, &mut started);
         }
-        for lane in self.open_lanes(turn.by, appetite) {
-            let waits = |task: &Task| task.state == TaskState::Pending && task.priority == lane.priority;
-            if looks == Looks::WhereSomethingWaits && !self.tasks.values().any(waits) {
-                continue;
-            }
-            for _ in 0..LOOKS_MAX {
-                let need = free - started.len();
-                if need == 0 || self.deliver(turn, appetite, &lane, need, &mut started) < need {
-                    break;
-                }
+        for priority in Priority::ALL {
+            let waits = |task: &Task| task.state == TaskState::Pending && task.priority == priority;
+            if looks == Looks::Everywhere || self.tasks.values().any(waits) {
+                self.take_in_order(turn, appetite, priority, free, &mut started);
             }
         }
         started
+    }
+
+    /// Takes from the lanes of one priority in the order in which tasks entered them; within a millisecond, in the order
+    /// of the lanes.
+    fn take_in_order(
+        &mut self,
+        turn: &mut Turn,
+        appetite: &Appetite,
+        priority: Priority,
+        free: usize,
+        started: &mut Vec<Started>,
+    ) {
+        for _ in 0..LOOKS_MAX * free {
+            let need = free - started.len();
+            let mut heads: Vec<(i64, LaneKey)> = self
+                .open_lanes(turn.by, appetite)
+                .into_iter()
+                .filter(|lane| lane.priority == priority)
+                .filter_map(|lane| Some((self.lanes.get(&lane)?.waiting.front()?.since_ms, lane)))
+                .collect();
+            heads.sort();
+            let Some((_, first)) = heads.first().filter(|_| need > 0) else {
+                return;
+            };
+            // All that is older than the head of any other lane; as old too, where this lane comes first.
+            let is_before_second = |since_ms: i64| {
+                heads
+                    .get(1)
+                    .is_none_or(|second| (since_ms, first) < (second.0, &second.1))
+            };
+            let waiting = self.lanes[first].waiting.iter();
+            let count = waiting
+                .take(need)
+                .take_while(|entry| is_before_second(entry.since_ms))
+                .count();
+            self.deliver(turn, appetite, first, count, started);
+        }
     }
 
     /// The lane below the highest priority whose head has waited longest, if that is too long.
@@ -108,7 +139,8 @@ impl Model {
         };
         if !can_run(&task.name) {
             let home = Home::Parked(task.name.clone());
-            let number = self.enter(home, lane.priority, entry.task, turn.now_ms);
+            // It keeps its place among what waits longer or shorter.
+            let number = self.enter(home, lane.priority, entry.task, entry.since_ms);
             self.change(entry.task, |task| {
                 task.place = Place::Parked;
                 task.entry = number;

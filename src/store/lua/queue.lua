@@ -64,7 +64,7 @@ local function entry_text(ctx, ms, seq)
     text = string.format('%d-', ms)
     ctx.milliseconds[ms] = text
   end
-  return text .. digits(seq)
+  return text .. (seq == '*' and seq or digits(seq))
 end
 
 local function entry_id(ctx, h) return entry_text(ctx, h[ENTRY_MS], h[ENTRY_SEQ]) end
@@ -78,10 +78,18 @@ local function set_entry(h, id)
   h[ENTRY_MS], h[ENTRY_SEQ] = entry_numbers(id)
 end
 
+-- Adds an entry numbered by `ms`, so that entries of several streams can be put in one order. Behind an entry that is
+-- numbered higher, as after a clock that went back, Redis numbers it.
+local function add_entry(ctx, stream, ms, id)
+  local reply = redis.pcall('XADD', stream, entry_text(ctx, ms, '*'), 't', id)
+  if reply.err then reply = redis.call('XADD', stream, '*', 't', id) end
+  return reply
+end
+
 -- Puts a pending task at the tail of its priority.
 local function enqueue(ctx, id, h, queue)
   ensure_queue(ctx, queue)
-  set_entry(h, redis.call('XADD', queue_stream(ctx, queue, h[RANK]), '*', 't', id))
+  set_entry(h, add_entry(ctx, queue_stream(ctx, queue, h[RANK]), ctx.now, id))
   h[PLACE] = QUEUED
 end
 

@@ -6,6 +6,8 @@ longer than `max_wait_ms`, every eighth task served is the oldest such entry. Ta
 for one with a free slot of the caller.
 ]]
 local RESCUE_EVERY = 8
+-- How often a call looks at a stream whose head it may not start, for each slot, so that its work stays bounded.
+local LOOKS_MAX = 4
 
 -- Slots from text such as "0,1,5".
 local function parse_slots(text)
@@ -31,7 +33,7 @@ local function can_run(ctx, request, name)
   return known[name]
 end
 
--- The streams of one priority that the caller may take from; parked tasks waited longer, so they stand first.
+-- The streams of one priority that the caller may take from.
 local function streams_of_rank(ctx, request, rank)
   local streams = {}
   if ctx.count.parked > 0 then
@@ -70,8 +72,8 @@ local function oldest_waiting(key)
   return tonumber(string.match(first[1], '^%d+'))
 end
 
--- When the oldest entry that nobody has been given yet entered the stream, ms; nil when none waits.
-local function undelivered_since(key)
+-- The id of the oldest entry that nobody has been given yet; nil when none waits.
+local function head_of(key)
   local groups = redis.pcall('XINFO', 'GROUPS', key)
   if groups.err then return nil end
   for _, group in ipairs(groups) do
@@ -79,10 +81,16 @@ local function undelivered_since(key)
     for i = 1, #group, 2 do fields[group[i]] = group[i + 1] end
     if fields['name'] == GROUP then
       local head = redis.call('XRANGE', key, '(' .. fields['last-delivered-id'], '+', 'COUNT', 1)[1]
-      return head and tonumber(string.match(head[1], '^%d+'))
+      return head and head[1]
     end
   end
   return nil
+end
+
+-- When that entry entered the stream, ms.
+local function undelivered_since(key)
+  local head = head_of(key)
+  return head and tonumber(string.match(head, '^%d+'))
 end
 
 -- The stream below the highest priority whose head has waited longest, when that is too long. Else nil, and the moment
@@ -127,7 +135,8 @@ local function start(ctx, request, entries, stream, started)
         finish_entry(ctx, stream.key, ms, seq)
         make_group(park)
         redis.call('SADD', ctx.prefix .. 'parks', name)
-        set_entry(h, redis.call('XADD', park, '*', 't', id))
+        -- With its old number, so that it keeps its place among what waits longer or shorter.
+        set_entry(h, add_entry(ctx, park, ms, id))
         h[PLACE] = PARKED
         ctx.count.parked = ctx.count.parked + 1
         save(ctx, keys[i], raw, h)
@@ -149,6 +158,59 @@ local function start(ctx, request, entries, stream, started)
         -- The record as it was: whoever runs the task needs of it only what this claim does not change.
         started[#started + 1] = { id, h[ATTEMPT], slot, raw }
       end
+    end
+  end
+end
+
+-- Takes from one stream alone; a second look, since what was parked or dropped left slots free.
+local function take_from(ctx, request, stream, wanted, started)
+  for look = 1, LOOKS_MAX * wanted do
+    local need = wanted - #started
+    if need <= 0 then return end
+    local entries = deliver(ctx, stream.key, need)
+    start(ctx, request, entries, stream, started)
+    if #entries < need then return end
+  end
+end
+
+-- Takes from several streams of one priority in the order in which tasks entered them; within a millisecond, in the
+-- order of the streams.
+local function take_in_order(ctx, request, streams, wanted, started)
+  local waiting = {}
+  for _, stream in ipairs(streams) do
+    local head = redis.call('XLEN', stream.key) > 0 and head_of(stream.key)
+    if head then
+      stream.head = head
+      waiting[#waiting + 1] = stream
+    end
+  end
+  for look = 1, LOOKS_MAX * wanted do
+    local need = wanted - #started
+    if need <= 0 or #waiting == 0 then return end
+    local first, second
+    for place, stream in ipairs(waiting) do
+      local ms = entry_numbers(stream.head)
+      if not first or ms < first.ms then
+        second = first
+        first = { place = place, ms = ms }
+      elseif not second or ms < second.ms then
+        second = { place = place, ms = ms }
+      end
+    end
+    local stream, count = waiting[first.place], need
+    if second then
+      -- All that is older than the other's head; as old too, where this stream comes first.
+      local last = first.place < second.place and second.ms or second.ms - 1
+      count = #redis.call('XRANGE', stream.key, stream.head, string.format('%d', math.max(last, first.ms)), 'COUNT', need)
+    end
+    local entries = deliver(ctx, stream.key, math.max(count, 1))
+    start(ctx, request, entries, stream, started)
+    local last = entries[#entries]
+    local next_entry = last and redis.call('XRANGE', stream.key, '(' .. last[1], '+', 'COUNT', 1)[1]
+    if next_entry then
+      stream.head = next_entry[1]
+    else
+      table.remove(waiting, first.place)
     end
   end
 end
@@ -181,15 +243,11 @@ local function take(ctx, request)
       -- Most of the time nothing waits at most priorities. One that asks by itself looks all the same: should a count
       -- ever be wrong, no task waits for ever.
       if request.bells or ctx.count[WAITING[rank]] > 0 then
-        for _, stream in ipairs(streams_of_rank(ctx, request, rank)) do
-          -- A second look, since what was parked or dropped left slots free.
-          for round = 1, 4 do
-            local need = wanted - #started
-            if need <= 0 then break end
-            local entries = deliver(ctx, stream.key, need)
-            start(ctx, request, entries, stream, started)
-            if #entries < need then break end
-          end
+        local streams = streams_of_rank(ctx, request, rank)
+        if #streams == 1 then
+          take_from(ctx, request, streams[1], wanted, started)
+        else
+          take_in_order(ctx, request, streams, wanted, started)
         end
       end
       if #started >= wanted then break end
