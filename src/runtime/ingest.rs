@@ -23,7 +23,7 @@ use crate::domain::id::{Partition, TaskId};
 use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::trigger::{Inbound, Start, TaskCancel, interpret};
 use crate::store::StoreError;
-use crate::store::functions::{Cancelled, Created, Refusal};
+use crate::store::functions::{Asker, Cancelled, Created, Refusal};
 use crate::store::inbound::Entry;
 use crate::store::record::NewTask;
 
@@ -34,7 +34,11 @@ const ORIGINAL_BYTES_MAX: usize = 1 << 20;
 /// How much of it then.
 const ORIGINAL_BYTES_CUT: usize = 64 << 10;
 /// How long to wait for room in a full queue before asking again; room made by this replica wakes earlier.
-const FULL_PAUSE: Duration = Duration::from_millis(50);
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+/// The fewest triggers that are tried at once while the queue is full.
+const FULL_BATCH: usize = 8;
+/// How long to wait for older triggers that another replica holds before trying all the same.
+const TURN_PATIENCE: Duration = Duration::from_millis(1500);
 /// How often a reference to something unknown is looked up again.
 const REFERENCE_PAUSE: Duration = Duration::from_millis(250);
 
@@ -253,10 +257,14 @@ impl Acting {
         let run = &self.run;
         let mut done = Vec::new();
         let mut waits = Waits::new();
+        let mut asker = Asker::Stream;
+        let mut batch = tasks.len();
         while !tasks.is_empty() {
+            batch = batch.clamp(FULL_BATCH, READ_BATCH).min(tasks.len());
             let appetite = run.spare_appetite();
             let offered = appetite.slots.clone();
-            match run.store.create(partition, run.replica, true, &appetite, &tasks).await {
+            let asked = &tasks[..batch];
+            match run.store.create(partition, run.replica, asker, &appetite, asked).await {
                 Ok((words, claimed)) => {
                     waits.reset();
                     run.progress.mark(self.source.name());
@@ -281,12 +289,13 @@ impl Acting {
                         }
                     }
                     (entries, tasks) = (rest_of_entries, rest_of_tasks);
-                    if !tasks.is_empty() {
-                        tokio::select! {
-                            // What is not admitted stays pending, for whoever comes next.
-                            () = run.stop.cancelled() => return done,
-                            () = run.room.notified() => {}
-                            () = tokio::time::sleep(FULL_PAUSE) => {}
+                    let is_full = admitted < batch;
+                    // About as many as there was room for, so that most of what is sent is admitted.
+                    batch = admitted * 2;
+                    if is_full {
+                        match self.turn().await {
+                            Some(next) => asker = next,
+                            None => return done,
                         }
                     }
                 }
@@ -300,6 +309,28 @@ impl Acting {
             }
         }
         done
+    }
+
+    /// Waits for room in a full queue. Older triggers that another replica holds go first; should it have died with
+    /// them, this one goes on after a while. `None` when the replica stops: what is not admitted stays pending, for
+    /// whoever comes next.
+    async fn turn(&self) -> Option<Asker> {
+        let run = &self.run;
+        let began = Instant::now();
+        loop {
+            tokio::select! {
+                () = run.stop.cancelled() => return None,
+                () = run.room.notified() => {}
+                () = tokio::time::sleep(FULL_PAUSE) => {}
+            }
+            run.progress.mark(self.source.name());
+            match run.store.holds_oldest_inbound(&self.stream, run.replica).await {
+                Ok(true) => return Some(Asker::StreamInTurn),
+                Ok(false) if began.elapsed() > TURN_PATIENCE => return Some(Asker::Stream),
+                Ok(false) => {}
+                Err(error) => run.report(&error, "can not see whose turn it is"),
+            }
+        }
     }
 
     /// Carries out commands, and again those that refer to something not known yet. Answers the entries that are done.

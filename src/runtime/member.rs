@@ -78,9 +78,21 @@ async fn beat(run: Arc<Run>, store: Store) {
             waits.next()
         };
         tokio::select! {
-            () = run.left.cancelled() => return,
+            () = run.left.cancelled() => break,
             () = run.fenced.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
+        }
+    }
+    if run.adopted.is_some() {
+        say_goodbye(&run, &store, &partitions).await;
+    }
+}
+
+/// A program that took tasks by hand lets go of its queue. What it still holds goes to others once it has been silent.
+async fn say_goodbye(run: &Run, store: &Store, partitions: &[Partition]) {
+    for partition in partitions {
+        if let Err(problem) = store.leave(*partition, run.replica, false).await {
+            run.report(&problem, "can not say goodbye");
         }
     }
 }

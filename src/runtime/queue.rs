@@ -24,7 +24,7 @@ use crate::domain::trigger::{Start, TaskTrigger};
 use crate::error::Error;
 use crate::store::document::{StatisticsDocument, TaskDocument};
 use crate::store::doorbell::Doorbell;
-use crate::store::functions::{Appetite, Claimed, Outcome, Settled, Settlement};
+use crate::store::functions::{Appetite, Asker, Claimed, Outcome, Settled, Settlement};
 use crate::store::{Endpoint, Store, StoreError};
 
 /// A task to be put into a queue.
@@ -289,7 +289,7 @@ impl TaskQueue {
             trace: None,
         };
         let task = inner.defaults.task(trigger, &origin, inner.store.partition_count());
-        let submitted = create_one(&inner.store, inner.actor, false, task).await?;
+        let submitted = create_one(&inner.store, inner.actor, Asker::Program, task).await?;
         Ok(submitted.task_id)
     }
 
@@ -354,7 +354,8 @@ impl TaskQueue {
         let options = ReplicaOptions {
             max_size: None,
             max_running: None,
-            workers: 1,
+            // It runs nothing by itself, so it is no part of the pool.
+            workers: 0,
             ..ReplicaOptions::new(Handlers::new())
         };
         let beat_store = Store::new(inner.options.endpoint.clone())?;

@@ -337,7 +337,7 @@ async fn join(
         max_running: options.max_running,
         workers: Some(options.workers),
         started_at: &started_at,
-        announce: true,
+        announce: options.workers > 0,
         task_names: &names,
     };
     let mut waits = Waits::new();

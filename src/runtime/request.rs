@@ -18,7 +18,7 @@ use crate::domain::trigger::{Inbound, TASK_CANCEL, TASK_TRIGGER, TaskCancel, Tas
 use crate::error::Error;
 use crate::store::cursor::Cursor;
 use crate::store::document::TaskDocument;
-use crate::store::functions::{Appetite, Cancelled, Created, Joining};
+use crate::store::functions::{Appetite, Asker, Cancelled, Created, Joining};
 use crate::store::listing::{ListError, TaskQuery};
 use crate::store::record::{NewTask, Record};
 use crate::store::{Store, StoreError};
@@ -87,24 +87,24 @@ pub async fn submit(
     trigger: TaskTrigger,
 ) -> Result<Submitted, Error> {
     let task = defaults.task(trigger, origin, store.partition_count());
-    create_one(store, actor, true, task).await
+    create_one(store, actor, Asker::Caller, task).await
 }
 
-/// Makes one task. With `check_names` somebody must have registered its name.
+/// Makes one task.
 pub(super) async fn create_one(
     store: &Store,
     actor: ReplicaId,
-    check_names: bool,
+    asker: Asker,
     task: NewTask,
 ) -> Result<Submitted, Error> {
     let task_id = task.id;
     let tasks = [task];
     let appetite = Appetite::none();
-    let create = || store.create(task_id.partition(), actor, check_names, &appetite, &tasks);
+    let create = || store.create(task_id.partition(), actor, asker, &appetite, &tasks);
     let created = match create().await {
         // No replica was ever here, so none has registered the name; and the first replica decides how many partitions
         // there are, not somebody who asks.
-        Err(StoreError::NotJoined) if check_names => Ok((vec![Created::Unknown], Vec::new())),
+        Err(StoreError::NotJoined) if asker == Asker::Caller => Ok((vec![Created::Unknown], Vec::new())),
         Err(StoreError::NotJoined) => {
             make_keys(store, actor, None, None).await?;
             create().await

@@ -57,6 +57,30 @@ pub struct Claimed {
     pub record: Vec<u8>,
 }
 
+/// Who asks for a task to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// A program that takes its tasks by hand: the name needs no handler.
+    Program,
+    /// Somebody who gets an answer: the name must have been registered within the last hour.
+    Caller,
+    /// A trigger stream: as for a caller, and while older triggers wait for room it waits too.
+    Stream,
+    /// A trigger stream whose oldest waiting trigger this is.
+    StreamInTurn,
+}
+
+impl Asker {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Program => "any",
+            Self::Caller => "named",
+            Self::Stream => "stream",
+            Self::StreamInTurn => "turn",
+        }
+    }
+}
+
 /// What became of a task that was to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
@@ -304,12 +328,12 @@ impl Store {
         &self,
         partition: Partition,
         replica: ReplicaId,
-        check_names: bool,
+        asker: Asker,
         appetite: &Appetite,
         tasks: &[NewTask],
     ) -> Result<(Vec<Created>, Vec<Claimed>), StoreError> {
         let mut args = Args::default();
-        args.show(replica).flag(check_names);
+        args.show(replica).push(asker.as_str());
         appetite.push(&mut args);
         for task in tasks {
             args.show(task.id)

@@ -168,6 +168,22 @@ impl Store {
         }
     }
 
+    /// Whether the oldest entry that is not acted upon yet was delivered to this replica.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn holds_oldest_inbound(&self, stream: &str, replica: ReplicaId) -> Result<bool, StoreError> {
+        let mut command = redis::cmd("XPENDING");
+        command.arg(stream).arg(GROUP).arg("-").arg("+").arg(1);
+        let rows = items(self.send(&command).await?).ok_or(StoreError::Protocol("XPENDING"))?;
+        let Some(row) = rows.into_iter().next() else {
+            return Ok(true);
+        };
+        let owner = items(row).and_then(|row| row.into_iter().nth(1).and_then(string));
+        Ok(owner.as_deref() == Some(replica.as_str()))
+    }
+
     /// The consumers of a stream's group.
     ///
     /// # Errors

@@ -31,6 +31,8 @@ const DUMP: &str = "local found = redis.call('KEYS', ARGV[1] .. '*') table.sort(
 const ERROR: &str = r#"{"type":"Broken","message":"\"no\" \\ luck"}"#;
 /// Where the time of its queue entry stands in a record's header.
 const ENTRY_MS: std::ops::Range<usize> = 18..24;
+/// And its place among those of the same millisecond.
+const ENTRY_SEQ: std::ops::Range<usize> = 24..28;
 
 /// What went wrong, for a person.
 pub(crate) type Outcry = String;
@@ -109,10 +111,14 @@ impl World {
 
         let (expected, expected_events) = self.model.apply(by, op, now_ms + self.shift_ms);
 
-        if let Some(ms) = self.stray.take().and_then(|id| id.split_once('-')?.0.parse().ok()) {
+        let numbers = |id: String| {
+            let (ms, seq) = id.split_once('-')?;
+            Some((ms.parse().ok()?, seq.parse().ok()?))
+        };
+        if let Some((ms, seq)) = self.stray.take().and_then(numbers) {
             let waiting = self.model.lanes().values().flat_map(|lane| &lane.waiting);
             let newest = waiting.map(|entry| entry.number).max().unwrap_or_default();
-            self.model.entered(newest, ms);
+            self.model.entered(newest, ms, seq);
         }
         let is_alike = match (&found, &expected) {
             // The time to the next differs by what passed since `now_ms` was asked for.
@@ -188,8 +194,13 @@ impl World {
             } => {
                 let tasks: Vec<_> = tasks.iter().map(|new| self.real_task(new)).collect();
                 let appetite = real_appetite(appetite);
+                let asker = if *check_names {
+                    real::Asker::Caller
+                } else {
+                    real::Asker::Program
+                };
                 let (words, claimed) = store
-                    .create(partition, by, *check_names, &appetite, &tasks)
+                    .create(partition, by, asker, &appetite, &tasks)
                     .await
                     .map_err(said)?;
                 let words = words.into_iter().map(|word| match word {
@@ -447,7 +458,8 @@ impl World {
                 lines.insert(line_of_record(*id, &raw)?);
                 let entry_ms = raw[ENTRY_MS].iter().fold(0, |ms, byte| (ms << 8) | i64::from(*byte));
                 if let Some(entry) = self.model.tasks().get(id).map(|task| task.entry) {
-                    self.model.entered(entry, entry_ms);
+                    let entry_seq = raw[ENTRY_SEQ].iter().fold(0, |seq, byte| (seq << 8) | u64::from(*byte));
+                    self.model.entered(entry, entry_ms, entry_seq);
                 }
             }
         }

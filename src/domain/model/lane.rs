@@ -33,6 +33,15 @@ pub struct Entry {
     pub task: TaskId,
     /// When it entered.
     pub since_ms: i64,
+    /// Its place among what entered any lane within the same millisecond.
+    pub since_seq: u64,
+}
+
+impl Entry {
+    /// Its place in the order of all entries.
+    pub(super) const fn place(&self) -> (i64, u64) {
+        (self.since_ms, self.since_seq)
+    }
 }
 
 /// The entries of one stream.

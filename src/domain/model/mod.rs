@@ -164,7 +164,7 @@ impl Model {
             }
             Op::Stray { queue, priority, task } => {
                 let home = Home::Queue(queue.clone());
-                self.enter(home, *priority, *task, now_ms);
+                self.enter(home, *priority, *task, now_ms, None);
                 Reply::Done
             }
         };
@@ -229,10 +229,10 @@ impl Model {
 
     /// Notes when Redis says that an entry was written: it dates entries itself, up to a few milliseconds after the call
     /// began, and what has waited longest is told by those dates.
-    pub fn entered(&mut self, number: u64, since_ms: i64) {
+    pub fn entered(&mut self, number: u64, since_ms: i64, since_seq: u64) {
         let waiting = self.lanes.values_mut().flat_map(|lane| &mut lane.waiting);
         for entry in waiting.filter(|entry| entry.number == number) {
-            entry.since_ms = since_ms;
+            (entry.since_ms, entry.since_seq) = (since_ms, since_seq);
         }
     }
 
@@ -440,7 +440,7 @@ impl Model {
             return;
         }
         let task = &self.tasks[&id];
-        let number = self.enter(Home::Queue(task.queue.clone()), task.priority, id, now_ms);
+        let number = self.enter(Home::Queue(task.queue.clone()), task.priority, id, now_ms, None);
         self.change(id, |task| {
             task.place = Place::Queued;
             task.entry = number;
@@ -448,14 +448,20 @@ impl Model {
     }
 
     /// Appends an entry to a lane; its number.
-    fn enter(&mut self, home: Home, priority: Priority, task: TaskId, since_ms: i64) -> u64 {
+    fn enter(&mut self, home: Home, priority: Priority, task: TaskId, since_ms: i64, since_seq: Option<u64>) -> u64 {
         if let Home::Queue(queue) = &home {
             self.queues.insert(queue.clone());
         }
         self.entries += 1;
         let number = self.entries;
         let lane = self.lanes.entry(LaneKey { priority, home }).or_default();
-        lane.waiting.push_back(Entry { number, task, since_ms });
+        lane.waiting.push_back(Entry {
+            number,
+            task,
+            since_ms,
+            // A new one is behind all that entered before.
+            since_seq: since_seq.unwrap_or(u64::from(u32::MAX) + number),
+        });
         number
     }
 

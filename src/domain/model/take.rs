@@ -52,8 +52,7 @@ impl Model {
         started
     }
 
-    /// Takes from the lanes of one priority in the order in which tasks entered them; within a millisecond, in the order
-    /// of the lanes.
+    /// Takes from the lanes of one priority in the order in which tasks entered them.
     fn take_in_order(
         &mut self,
         turn: &mut Turn,
@@ -64,27 +63,20 @@ impl Model {
     ) {
         for _ in 0..LOOKS_MAX * free {
             let need = free - started.len();
-            let mut heads: Vec<(i64, LaneKey)> = self
+            let mut heads: Vec<((i64, u64), LaneKey)> = self
                 .open_lanes(turn.by, appetite)
                 .into_iter()
                 .filter(|lane| lane.priority == priority)
-                .filter_map(|lane| Some((self.lanes.get(&lane)?.waiting.front()?.since_ms, lane)))
+                .filter_map(|lane| Some((self.lanes.get(&lane)?.waiting.front()?.place(), lane)))
                 .collect();
             heads.sort();
             let Some((_, first)) = heads.first().filter(|_| need > 0) else {
                 return;
             };
-            // All that is older than the head of any other lane; as old too, where this lane comes first.
-            let is_before_second = |since_ms: i64| {
-                heads
-                    .get(1)
-                    .is_none_or(|second| (since_ms, first) < (second.0, &second.1))
-            };
+            // All that is older than the head of any other lane.
+            let is_next = |entry: &&Entry| heads.get(1).is_none_or(|(second, _)| entry.place() < *second);
             let waiting = self.lanes[first].waiting.iter();
-            let count = waiting
-                .take(need)
-                .take_while(|entry| is_before_second(entry.since_ms))
-                .count();
+            let count = waiting.take(need).take_while(is_next).count().max(1);
             self.deliver(turn, appetite, first, count, started);
         }
     }
@@ -140,7 +132,7 @@ impl Model {
         if !can_run(&task.name) {
             let home = Home::Parked(task.name.clone());
             // It keeps its place among what waits longer or shorter.
-            let number = self.enter(home, lane.priority, entry.task, entry.since_ms);
+            let number = self.enter(home, lane.priority, entry.task, entry.since_ms, Some(entry.since_seq));
             self.change(entry.task, |task| {
                 task.place = Place::Parked;
                 task.entry = number;

@@ -7,11 +7,11 @@ leave in one MSET. Nothing here decides anything.
 ]]
 local SCHEMA = '1'
 local FIELDS = {
-  'schema', 'max_size', 'max_running', 'overdue_ms', 'p0', 'p1', 'p2', 'p3',
-  'running', 'completed', 'failed', 'timeout', 'cancelled', 'duration_ms', 'served', 'parked',
+  'schema', 'max_size', 'max_running', 'overdue_ms', 'waiting_ms', 'p0', 'p1', 'p2', 'p3',
+  'running', 'completed', 'failed', 'timeout', 'cancelled', 'duration_ms', 'served', 'parked', 'entry_ms', 'entry_seq',
 }
 -- The first of FIELDS that is a counter.
-local FIRST_COUNTER = 5
+local FIRST_COUNTER = 6
 -- The counter of what waits, by rank.
 local WAITING = { [0] = 'p0', 'p1', 'p2', 'p3' }
 -- Lua refuses to unpack more values than its C stack holds; a batch is cut well below that.
@@ -67,6 +67,7 @@ local function open(keys, replica)
     max_size = tonumber(values[2]) or 1000,
     max_running = tonumber(values[3]) or 0,
     overdue_ms = tonumber(values[4]) or 0,
+    waiting_ms = tonumber(values[5]) or 0,
     writes = {},
     retired = {},
     streams = {},

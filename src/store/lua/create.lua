@@ -3,7 +3,8 @@ create: makes tasks out of checked triggers, and hands out work for the caller's
 
 KEYS    1 meta    hash    the partition's schema, limits and counters
         2 none    -       never exists
-ARGV    1 replica  2 check names ('1' or '0')  3 free slots ("0,3")  4 runs any task ('1' or '0')  5 max_wait_ms
+ARGV    1 replica  2 who asks: any (the name needs no handler), named (it does), stream (it does, and triggers of
+        other replicas may wait), turn (as stream, and the caller holds the oldest trigger that waits)  3 free slots ("0,3")  4 runs any task ('1' or '0')  5 max_wait_ms
         then five for each task: id, routing ("name queue rank max_retries start group", where start is '-', '+delay_ms'
         or due ms and group '-' or the workflow's id), origin (cause, or "cause \n correlation_id \n trace"), payload
         (of the created event, JSON without its last members and brace), body (see record.lua)
@@ -13,6 +14,8 @@ Returns { 'ok', { word, ... }, started } with a word for each task in order: ok,
 ]]
 local CREATE_ARGS = 5
 local HANDLER_MEMORY_MS = 3600000
+-- How long triggers that found the queue full are taken to wait; they ask again much sooner.
+local WAITING_MS = 1000
 
 -- What a routing says; most tasks of a batch share one.
 local function parse_routing(text)
@@ -26,7 +29,11 @@ end
 local function create(keys, args)
   local ctx, refusal = open(keys, args[1])
   if not ctx then return refusal end
-  local strict = args[2] == '1'
+  local strict, from_stream = args[2] ~= 'any', args[2] == 'stream' or args[2] == 'turn'
+  -- While the oldest trigger waits for room, none behind it may slip in; a moment further away than any such wait was
+  -- written by a clock that has gone back since.
+  local must_wait = args[2] == 'stream' and ctx.now < ctx.waiting_ms and ctx.waiting_ms <= ctx.now + WAITING_MS
+  local total = ctx.count.p0 + ctx.count.p1 + ctx.count.p2 + ctx.count.p3 + ctx.count.running
   local count = math.floor((#args - 5) / CREATE_ARGS)
   local ids, existing = {}, {}
   for i = 1, count do ids[i] = args[6 + (i - 1) * CREATE_ARGS] end
@@ -40,8 +47,13 @@ local function create(keys, args)
     for i = 1, count do existing[ids[i]] = redis.call('EXISTS', keys_of_ids[i]) == 1 end
   end
 
+  -- Where not all fit, those admitted must be the oldest of all replicas'.
+  local fits = ctx.max_size == 0 or total + count <= ctx.max_size
+  if from_stream and not fits then
+    must_wait = args[2] == 'stream'
+    redis.call('HSET', ctx.meta, 'waiting_ms', string.format('%d', ctx.now + WAITING_MS))
+  end
   local words, known, routings = {}, {}, {}
-  local total = ctx.count.p0 + ctx.count.p1 + ctx.count.p2 + ctx.count.p3 + ctx.count.running
   for i = 1, count do
     local id, routing_text, origin, payload, body =
       unpack(args, 6 + (i - 1) * CREATE_ARGS, 5 + i * CREATE_ARGS)
@@ -54,7 +66,9 @@ local function create(keys, args)
         known[routing.name] = seen and ctx.now - seen < HANDLER_MEMORY_MS or false
       end
     end
-    if existing[id] then
+    if must_wait then
+      words[i] = 'full'
+    elseif existing[id] then
       words[i] = 'duplicate'
     elseif strict and not known[routing.name] then
       words[i] = 'unknown'

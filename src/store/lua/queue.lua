@@ -64,7 +64,7 @@ local function entry_text(ctx, ms, seq)
     text = string.format('%d-', ms)
     ctx.milliseconds[ms] = text
   end
-  return text .. (seq == '*' and seq or digits(seq))
+  return text .. digits(seq)
 end
 
 local function entry_id(ctx, h) return entry_text(ctx, h[ENTRY_MS], h[ENTRY_SEQ]) end
@@ -78,10 +78,21 @@ local function set_entry(h, id)
   h[ENTRY_MS], h[ENTRY_SEQ] = entry_numbers(id)
 end
 
--- Adds an entry numbered by `ms`, so that entries of several streams can be put in one order. Behind an entry that is
--- numbered higher, as after a clock that went back, Redis numbers it.
-local function add_entry(ctx, stream, ms, id)
-  local reply = redis.pcall('XADD', stream, entry_text(ctx, ms, '*'), 't', id)
+-- The next number of an entry: by the clock, counting on within a millisecond and after a clock that went back. One
+-- series for all streams of the partition, so that their entries have one order.
+local function next_entry(ctx)
+  local count = ctx.count
+  if ctx.now > count.entry_ms then
+    count.entry_ms, count.entry_seq = ctx.now, 0
+  else
+    count.entry_seq = count.entry_seq + 1
+  end
+  return entry_text(ctx, count.entry_ms, count.entry_seq)
+end
+
+-- Adds an entry under a number. Behind an outsider's that is numbered higher, Redis numbers it.
+local function add_entry(stream, number, id)
+  local reply = redis.pcall('XADD', stream, number, 't', id)
   if reply.err then reply = redis.call('XADD', stream, '*', 't', id) end
   return reply
 end
@@ -89,7 +100,7 @@ end
 -- Puts a pending task at the tail of its priority.
 local function enqueue(ctx, id, h, queue)
   ensure_queue(ctx, queue)
-  set_entry(h, add_entry(ctx, queue_stream(ctx, queue, h[RANK]), ctx.now, id))
+  set_entry(h, add_entry(queue_stream(ctx, queue, h[RANK]), next_entry(ctx), id))
   h[PLACE] = QUEUED
 end
 

@@ -13,8 +13,11 @@ local function statistics(keys, args)
   if not ctx then return refusal end
   local counters = { 'max_size', ctx.max_size, 'max_running', ctx.max_running }
   for name, value in pairs(ctx.count) do
-    counters[#counters + 1] = name
-    counters[#counters + 1] = value
+    -- The number of the last entry is kept among the counters and is none.
+    if name ~= 'entry_ms' and name ~= 'entry_seq' then
+      counters[#counters + 1] = name
+      counters[#counters + 1] = value
+    end
   end
   local queues, oldest = {}, -1
   for _, name in ipairs(queue_names(ctx)) do

@@ -136,7 +136,7 @@ local function start(ctx, request, entries, stream, started)
         make_group(park)
         redis.call('SADD', ctx.prefix .. 'parks', name)
         -- With its old number, so that it keeps its place among what waits longer or shorter.
-        set_entry(h, add_entry(ctx, park, ms, id))
+        set_entry(h, add_entry(park, entry[1], id))
         h[PLACE] = PARKED
         ctx.count.parked = ctx.count.parked + 1
         save(ctx, keys[i], raw, h)
@@ -173,8 +173,7 @@ local function take_from(ctx, request, stream, wanted, started)
   end
 end
 
--- Takes from several streams of one priority in the order in which tasks entered them; within a millisecond, in the
--- order of the streams.
+-- Takes from several streams of one priority in the order in which tasks entered them.
 local function take_in_order(ctx, request, streams, wanted, started)
   local waiting = {}
   for _, stream in ipairs(streams) do
@@ -189,19 +188,19 @@ local function take_in_order(ctx, request, streams, wanted, started)
     if need <= 0 or #waiting == 0 then return end
     local first, second
     for place, stream in ipairs(waiting) do
-      local ms = entry_numbers(stream.head)
-      if not first or ms < first.ms then
-        second = first
-        first = { place = place, ms = ms }
-      elseif not second or ms < second.ms then
-        second = { place = place, ms = ms }
+      local ms, seq = entry_numbers(stream.head)
+      local candidate = { place = place, ms = ms, seq = seq }
+      if not first or ms < first.ms or (ms == first.ms and seq < first.seq) then
+        first, second = candidate, first
+      elseif not second or ms < second.ms or (ms == second.ms and seq < second.seq) then
+        second = candidate
       end
     end
     local stream, count = waiting[first.place], need
     if second then
-      -- All that is older than the other's head; as old too, where this stream comes first.
-      local last = first.place < second.place and second.ms or second.ms - 1
-      count = #redis.call('XRANGE', stream.key, stream.head, string.format('%d', math.max(last, first.ms)), 'COUNT', need)
+      -- All that is older than the head of any other.
+      local before = '(' .. entry_text(ctx, second.ms, second.seq)
+      count = #redis.call('XRANGE', stream.key, stream.head, before, 'COUNT', need)
     end
     local entries = deliver(ctx, stream.key, math.max(count, 1))
     start(ctx, request, entries, stream, started)

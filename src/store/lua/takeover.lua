@@ -68,7 +68,8 @@ local function takeover(keys, args)
   local done = moved < limit
   if done then
     local announced = redis.call('HGET', ctx.prefix .. 'replica:' .. victim, 'workers')
-    if announced then
+    -- One without workers took tasks by hand and was never announced.
+    if announced and announced ~= '0' then
       emit_replica(ctx, victim, 'orchestration.worker_pool.status', '"state":"lost","workers":' .. announced)
     end
     done = forget_replica(ctx, victim)
