@@ -263,8 +263,8 @@ impl Acting {
             batch = batch.clamp(FULL_BATCH, READ_BATCH).min(tasks.len());
             let appetite = run.spare_appetite();
             let offered = appetite.slots.clone();
-            let asked = &tasks[..batch];
-            match run.store.create(partition, run.replica, asker, &appetite, asked).await {
+            let tried = &tasks[..batch];
+            match run.store.create(partition, run.replica, asker, &appetite, tried).await {
                 Ok((words, claimed)) => {
                     waits.reset();
                     run.progress.mark(self.source.name());
