@@ -74,8 +74,9 @@ deny: rust ## advisories, licences and sources of the dependencies; needs cargo-
 	$(CARGO) deny --locked check
 
 .PHONY: bench
-bench: rust redis ## benchmarks
+bench: redis build ## measure throughput, latency, memory and scale on a Redis of its own
 	$(CARGO) bench --locked
+	target/release/waooaw bench all
 
 ## Around it
 
