@@ -106,6 +106,8 @@ async fn tail(context: &Context, store: &Store, args: &TailArgs) -> Result<(), F
                 away.is_over();
                 continue;
             }
+            // Who follows waits for more anyway; who wants what is there is told that it can not be had.
+            Err(error) if args.no_follow => return Err(error.into()),
             Err(error) => {
                 away.pause(error).await?;
                 continue;
@@ -176,6 +178,8 @@ struct Part {
 
 impl Log {
     async fn begin(store: &Store, since: &Since) -> Result<Self, StoreError> {
+        // A Redis that was never there is an error, not one that went away.
+        store.ping().await?;
         let mut parts = Vec::new();
         for partition in store.partitions() {
             let after = match since {

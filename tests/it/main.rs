@@ -10,7 +10,10 @@
 
 mod support;
 
+mod bench;
 mod bus_api;
+mod cli;
+mod docs;
 mod http;
 mod ingest;
 mod lifecycle;
@@ -21,3 +24,4 @@ mod queue_api;
 mod sharing;
 mod shutdown;
 mod takeover;
+mod tour;

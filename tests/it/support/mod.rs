@@ -1,6 +1,7 @@
 //! What the tests stand on: servers, replicas, other processes, and the log read back.
 
 pub(crate) mod child;
+pub(crate) mod cli;
 pub(crate) mod history;
 pub(crate) mod local;
 pub(crate) mod log;

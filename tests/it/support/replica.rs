@@ -106,17 +106,12 @@ pub(crate) struct ReplicaProcess {
 impl ReplicaProcess {
     /// Asks its HTTP side; `None` while that does not answer.
     pub(crate) async fn get(&self, path: &str) -> Option<(u16, Value)> {
-        let ask = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).await.ok()?;
-            let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.ok()?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.ok()?;
-            let status = answer.split(' ').nth(1)?.parse().ok()?;
-            let (_, body) = answer.split_once("\r\n\r\n")?;
-            Some((status, serde_json::from_str(body).unwrap_or(Value::Null)))
-        };
-        tokio::time::timeout(Duration::from_secs(5), ask).await.ok().flatten()
+        get(self.http_port, path).await
+    }
+
+    /// Where its HTTP side is.
+    pub(crate) fn http_port(&self) -> u16 {
+        self.http_port
     }
 
     /// Waits until it says that it is ready.
@@ -201,6 +196,21 @@ impl Drop for ReplicaProcess {
             );
         }
     }
+}
+
+/// Asks who listens on a port of this machine; `None` while nobody answers.
+pub(crate) async fn get(port: u16, path: &str) -> Option<(u16, Value)> {
+    let ask = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        let (_, body) = answer.split_once("\r\n\r\n")?;
+        Some((status, serde_json::from_str(body).unwrap_or(Value::Null)))
+    };
+    tokio::time::timeout(Duration::from_secs(5), ask).await.ok().flatten()
 }
 
 /// Without unsafe code there is no signal to send but by a program.
