@@ -36,7 +36,9 @@ impl ReplicaProcess {
         let program = std::env::current_exe()
             .map_err(|problem| Failure::failed(&format!("can not find this program: {problem}")))?;
         let http_port = match options.first_port {
-            Some(first) => first + number - 1,
+            Some(first) => first
+                .checked_add(number - 1)
+                .ok_or_else(|| Failure::usage(&format!("there is no port {} behind {first}", number - 1)))?,
             None => free_port()?,
         };
         let output = || {

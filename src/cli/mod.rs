@@ -14,6 +14,7 @@ mod dev;
 mod events;
 mod exit;
 mod fleet;
+mod functions;
 mod health;
 mod output;
 mod redis_server;
@@ -107,6 +108,9 @@ enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Load the functions into Redis, where replicas may not
+    #[command(subcommand)]
+    Functions(functions::FunctionsCommand),
     /// Print a script that completes commands in a shell
     #[command(after_help = completions::EXAMPLES)]
     Completions(completions::CompletionsArgs),
@@ -169,6 +173,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Events(command) => events::run(&context, command).await,
             Command::Health(args) => health::run(&context, &args).await,
             Command::Config(command) => config::run(&context, &command),
+            Command::Functions(command) => functions::run(&context, &command).await,
             Command::Completions(args) => completions::run(&args),
             Command::Bench(args) => bench::run(&context, args).await,
         }

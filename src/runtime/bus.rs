@@ -191,7 +191,14 @@ impl Subscription {
                     reading.own_after = Some("0".to_owned());
                     continue;
                 };
-                let (ids, events) = read?;
+                // An answer that got lost may have delivered events; they are read again as unconfirmed.
+                let (ids, events) = match read {
+                    Ok(read) => read,
+                    Err(error) => {
+                        reading.own_after = Some("0".to_owned());
+                        return Err(error.into());
+                    }
+                };
                 if let (Some(after), Some(last)) = (&mut reading.own_after, ids.last()) {
                     last.clone_into(after);
                 } else {
@@ -205,11 +212,11 @@ impl Subscription {
                     ids.into_iter()
                         .filter(|id| fitting.iter().all(|event| event.entry_id != *id)),
                 );
+                self.ready
+                    .extend(fitting.into_iter().map(|event| (reading.partition, event)));
                 self.store
                     .acknowledge_events(reading.partition, &self.name, &unwanted)
                     .await?;
-                self.ready
-                    .extend(fitting.into_iter().map(|event| (reading.partition, event)));
             }
         }
     }

@@ -29,6 +29,12 @@ use crate::store::record::NewTask;
 
 /// How many entries are read at once.
 const READ_BATCH: usize = 256;
+/// How many bytes one answer should have at most.
+const READ_BYTES: usize = 4 << 20;
+/// How many bytes of triggers one call makes tasks of, so that no call keeps Redis for long.
+const CREATE_BYTES: usize = 1 << 20;
+/// How many refused events one call keeps.
+const REFUSE_BATCH: usize = 16;
 /// How much of an entry that is too large is kept.
 const ORIGINAL_BYTES_MAX: usize = 1 << 20;
 /// How much of it then.
@@ -79,18 +85,15 @@ pub(super) async fn read(run: Arc<Run>, source: Source, batches: mpsc::Sender<Ve
     let mut reader = run.store.blocking(IDLE_WAIT);
     let mut waits = Waits::new();
     let mut after = None;
+    let mut count = READ_BATCH;
     loop {
         if run.reread[source.index()].swap(false, Ordering::AcqRel) {
             after = Some("0".to_owned());
         }
         let read = async {
             match &after {
-                Some(after) => run.store.reread_inbound(&stream, run.replica, after, READ_BATCH).await,
-                None => {
-                    run.store
-                        .read_inbound(&mut reader, &stream, run.replica, READ_BATCH)
-                        .await
-                }
+                Some(after) => run.store.reread_inbound(&stream, run.replica, after, count).await,
+                None => run.store.read_inbound(&mut reader, &stream, run.replica, count).await,
             }
         };
         let entries = tokio::select! {
@@ -102,6 +105,13 @@ pub(super) async fn read(run: Arc<Run>, source: Source, batches: mpsc::Sender<Ve
             Ok(entries) => {
                 waits.reset();
                 run.progress.mark(source.name());
+                // Large entries are read in fewer at once, so that an answer arrives within its deadline.
+                let bytes: usize = entries.iter().map(Entry::bytes).sum();
+                count = if bytes > READ_BYTES {
+                    (count / 4).max(1)
+                } else {
+                    (count * 2).min(READ_BATCH)
+                };
                 if let Some(reached) = &mut after {
                     match entries.last() {
                         Some(last) => last.id.clone_into(reached),
@@ -114,6 +124,7 @@ pub(super) async fn read(run: Arc<Run>, source: Source, batches: mpsc::Sender<Ve
             }
             Err(error) => {
                 run.report(&error, "can not read inbound events");
+                count = (count / 4).max(1);
                 // An answer that got lost may have delivered entries to this replica's name.
                 run.reread[source.index()].store(true, Ordering::Release);
                 if !waits.pause(&run.stop).await {
@@ -216,8 +227,14 @@ impl Acting {
                     plan.refusals.push(self.refusal(&entry, &refused));
                 }
                 Ok(Inbound::Task(trigger)) => {
+                    // An entry id names an event only within its stream.
+                    let source_agent = if self.source == Source::Commands && envelope.event_id == entry.id.as_str() {
+                        Cow::Owned(format!("{}\u{1f}commands", envelope.source_agent))
+                    } else {
+                        Cow::Borrowed(envelope.source_agent.as_ref())
+                    };
                     let origin = Origin {
-                        source_agent: &envelope.source_agent,
+                        source_agent: &source_agent,
                         event_id: &envelope.event_id,
                         correlation_id: envelope.correlation_id.as_deref(),
                         trace: envelope
@@ -260,7 +277,7 @@ impl Acting {
         let mut asker = Asker::Stream;
         let mut batch = tasks.len();
         while !tasks.is_empty() {
-            batch = batch.clamp(FULL_BATCH, READ_BATCH).min(tasks.len());
+            batch = batch.clamp(FULL_BATCH, READ_BATCH).min(within(&entries, CREATE_BYTES));
             let appetite = run.spare_appetite();
             let offered = appetite.slots.clone();
             let tried = &tasks[..batch];
@@ -284,6 +301,7 @@ impl Acting {
                                 done.push(entry.id);
                             }
                             Created::Unknown => plan.refusals.push(self.unknown_task(entry, &task)),
+                            Created::TooManyQueues => plan.refusals.push(self.too_many_queues(entry, &task)),
                             // Split off above: from the first one on, all are.
                             Created::Full => {}
                         }
@@ -291,7 +309,7 @@ impl Acting {
                     (entries, tasks) = (rest_of_entries, rest_of_tasks);
                     let is_full = admitted < batch;
                     // About as many as there was room for, so that most of what is sent is admitted.
-                    batch = admitted * 2;
+                    batch = if is_full { admitted * 2 } else { READ_BATCH };
                     if is_full {
                         match self.turn().await {
                             Some(next) => asker = next,
@@ -401,14 +419,16 @@ impl Acting {
         }
         let mut done = Vec::new();
         for (partition, (entries, list)) in by_partition {
-            let mut waits = Waits::new();
-            while let Err(error) = self.run.store.reject(partition, self.run.replica, &list).await {
-                self.run.report(&error, "can not keep refused events");
-                if !waits.pause(&self.run.left).await {
-                    return done;
+            for (entries, list) in entries.chunks(REFUSE_BATCH).zip(list.chunks(REFUSE_BATCH)) {
+                let mut waits = Waits::new();
+                while let Err(error) = self.run.store.reject(partition, self.run.replica, list).await {
+                    self.run.report(&error, "can not keep refused events");
+                    if !waits.pause(&self.run.left).await {
+                        return done;
+                    }
                 }
+                done.extend_from_slice(entries);
             }
-            done.extend(entries);
         }
         done
     }
@@ -463,6 +483,17 @@ impl Acting {
             task.trigger.task_name
         );
         let rejection = Rejection::new(Reason::UnknownTask, Some("task_name"), message);
+        self.refused_task(entry, task, &rejection)
+    }
+
+    fn too_many_queues(&self, entry: Entry, task: &NewTask) -> (String, Refusal) {
+        let message = format!("`{}` would be one queue more than there may be", task.queue);
+        let rejection = Rejection::new(Reason::InvalidField, Some("queue"), message);
+        self.refused_task(entry, task, &rejection)
+    }
+
+    /// A trigger that looked fine and that the functions refused.
+    fn refused_task(&self, entry: Entry, task: &NewTask, rejection: &Rejection) -> (String, Refusal) {
         let (subject, members) = self.trigger_members(&entry.id, &task.event_id);
         let refusal = Refusal {
             subject,
@@ -508,6 +539,16 @@ fn refused_cancel(waiting: &Waiting, reason: Reason, message: &str) -> (String, 
         original: waiting.original.clone(),
     };
     (waiting.entry_id.clone(), refusal)
+}
+
+/// How many entries from the first on have at most so many bytes together; at least one.
+fn within(entries: &[Entry], bytes: usize) -> usize {
+    let mut sum = 0;
+    let fitting = entries.iter().take_while(|entry| {
+        sum += entry.bytes();
+        sum <= bytes
+    });
+    fitting.count().max(1)
 }
 
 /// Fields and values in turn as netstrings, <https://cr.yp.to/proto/netstrings.txt>: byte for byte what came.

@@ -106,6 +106,10 @@ fn learn(run: &Arc<Run>, held: &[(TaskId, u32)], gone: &[TaskId], lost: Vec<Clai
         {
             info!(task_id = %task, "an attempt is not this replica's any more; aborting it");
             run.holdings.abort(*task);
+            if run.adopted.is_some() {
+                // Whoever took it by hand may never ask for it again.
+                run.holdings.leave(entry.0, entry.1);
+            }
         }
     }
     for mut claimed in lost {

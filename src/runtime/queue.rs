@@ -358,6 +358,8 @@ impl TaskQueue {
             workers: 0,
             ..ReplicaOptions::new(Handlers::new())
         };
+        // What the earlier membership was given is not this one's.
+        inner.adopted.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let beat_store = Store::new(inner.options.endpoint.clone())?;
         let adopted = Arc::clone(&inner.adopted);
         let member = Membership::begin(
@@ -378,8 +380,13 @@ impl TaskQueue {
     ///
     /// [`Error::TaskNotFound`], or [`Error::InvalidTransition`] when this process does not hold the task (any more).
     pub async fn complete_task(&self, task: TaskId, result: &impl Serialize) -> Result<(), Error> {
-        let result = serde_json::to_string(result).map_err(|error| Error::InvalidField(invalid("result", &error)))?;
-        self.settle(task, Outcome::Completed { result, summary: None }).await
+        let result =
+            serde_json::value::to_raw_value(result).map_err(|error| Error::InvalidField(invalid("result", &error)))?;
+        if result.get().len() > super::work::RESULT_BYTES_MAX {
+            let message = format!("the result has more than {} bytes", super::work::RESULT_BYTES_MAX);
+            return Err(Error::InvalidField(invalid("result", &message)));
+        }
+        self.settle(task, super::work::completed(&result)).await
     }
 
     /// Ends a dequeued task's attempt with an error; it is retried as its policy says.

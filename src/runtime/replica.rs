@@ -424,6 +424,17 @@ impl Membership {
         let run = Arc::new(run);
         member::start_beating(Arc::clone(&run), beat_store)
             .map_err(|error| StoreError::NotConnected(format!("no thread for the beat: {error}")))?;
+        // One that is taken for dead ends its loops with it.
+        let fenced = Arc::clone(&run);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = fenced.left.cancelled() => {}
+                () = fenced.fenced.cancelled() => {
+                    fenced.stop.cancel();
+                    fenced.left.cancel();
+                }
+            }
+        });
         for partition in store.partitions() {
             tokio::spawn(watch::watch_others(Arc::clone(&run), partition));
             tokio::spawn(watch::promote_due(Arc::clone(&run), partition));

@@ -118,6 +118,14 @@ pub(super) async fn create_one(
             let max_size = super::queue::statistics(store).await?.max_size;
             Err(Error::TaskQueueFull { max_size })
         }
+        Some(Created::TooManyQueues) => {
+            let message = format!("`{}` would be one queue more than there may be", tasks[0].queue);
+            Err(Error::InvalidField(Rejection::new(
+                Reason::InvalidField,
+                Some("queue"),
+                message,
+            )))
+        }
         Some(Created::Unknown) => Err(Error::UnknownTask(tasks[0].trigger.task_name.to_string())),
         None => Err(Error::Store(StoreError::Protocol("create"))),
     }

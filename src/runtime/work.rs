@@ -28,12 +28,14 @@ use crate::store::record::Record;
 
 /// How many ended attempts one call settles at most.
 const SETTLE_BATCH: usize = 256;
+/// How many tasks one call hands out at most.
+const CLAIM_BATCH: usize = 256;
 /// How long an idle loop waits behind the queues before it looks by itself.
 pub(super) const IDLE_WAIT: Duration = Duration::from_secs(2);
 /// The largest result that events carry; a larger one is only in the task's record.
 const RESULT_IN_EVENT_BYTES: usize = 64 << 10;
 /// The largest result that is kept at all.
-const RESULT_BYTES_MAX: usize = 1 << 20;
+pub(super) const RESULT_BYTES_MAX: usize = 1 << 20;
 /// The longest error message that is kept.
 const ERROR_BYTES_MAX: usize = 8 << 10;
 
@@ -197,7 +199,7 @@ const fn outcome_word(outcome: &Outcome) -> &'static str {
     }
 }
 
-fn completed(result: &RawValue) -> Outcome {
+pub(super) fn completed(result: &RawValue) -> Outcome {
     let text = result.get();
     if text.len() > RESULT_BYTES_MAX {
         let message = format!(
@@ -263,6 +265,10 @@ pub(super) async fn take_work(run: Arc<Run>, partition: Partition) {
             () = run.stop.cancelled() => return,
             offered = run.slots.take_some() => offered,
         };
+        // No call hands out more than this many; the others are asked for by the next.
+        let mut offered = offered;
+        let rest = offered.split_off(offered.len().min(CLAIM_BATCH));
+        run.slots.give_back(rest);
         run.progress.expect("take");
         let wanted = offered.len();
         let bells = match run
@@ -331,6 +337,7 @@ pub(super) async fn settle_work(run: Arc<Run>, partition: Partition, mut queue: 
             .collect();
         let freed: Vec<u16> = batch.iter().map(|ended| ended.slot).collect();
         let mut claimed = Vec::new();
+        run.progress.expect("settle");
         while !settlements.is_empty() {
             let offered = if run.stop.is_cancelled() {
                 Vec::new()
@@ -362,6 +369,7 @@ pub(super) async fn settle_work(run: Arc<Run>, partition: Partition, mut queue: 
         for ended in &batch {
             run.holdings.leave(ended.task_id, ended.attempt);
         }
+        run.progress.idle("settle");
         run.start_all(freed, claimed);
         run.room.notify_one();
     }

@@ -92,6 +92,8 @@ pub enum Created {
     Unknown,
     /// The queue is full; nothing changed.
     Full,
+    /// There are as many named queues as there may be; nothing changed.
+    TooManyQueues,
 }
 
 /// How an attempt ended.
@@ -348,6 +350,7 @@ impl Store {
             "duplicate" => Some(Created::Duplicate),
             "unknown" => Some(Created::Unknown),
             "full" => Some(Created::Full),
+            "queues" => Some(Created::TooManyQueues),
             _ => None,
         })?;
         Ok((words, claimed(rest.next(), "create")?))

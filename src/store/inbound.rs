@@ -25,6 +25,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// How many bytes its fields and values have.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.fields.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+
     /// The fields as slices.
     #[must_use]
     pub fn borrowed(&self) -> Vec<(&[u8], &[u8])> {

@@ -208,6 +208,7 @@ impl World {
                     real::Created::Duplicate => Word::Duplicate,
                     real::Created::Unknown => Word::Unknown,
                     real::Created::Full => Word::Full,
+                    real::Created::TooManyQueues => unreachable!("the tests name fewer queues than there may be"),
                 });
                 Reply::Words(words.collect(), Self::started(claimed)?)
             }

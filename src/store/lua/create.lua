@@ -9,13 +9,22 @@ ARGV    1 replica  2 who asks: any (the name needs no handler), named (it does),
         or due ms and group '-' or the workflow's id), origin (cause, or "cause \n correlation_id \n trace"), payload
         (of the created event, JSON without its last members and brace), body (see record.lua)
 Returns { 'ok', { word, ... }, started } with a word for each task in order: ok, duplicate (exists; nothing changed),
-        unknown (no replica has registered the name within the last hour), full (this and all after it must wait);
+        unknown (no replica has registered the name within the last hour), full (this and all after it must wait),
+        queues (there are as many queues as there may be, and this would be one more);
         or { 'schema', found }. O(tasks).
 ]]
 local CREATE_ARGS = 5
 local HANDLER_MEMORY_MS = 3600000
 -- How long triggers that found the queue full are taken to wait; they ask again much sooner.
 local WAITING_MS = 1000
+-- Every claim looks at every queue, so their number is bounded.
+local QUEUES_MAX = 256
+
+-- Whether tasks may wait in a queue: it is known, or there is room for one more.
+local function has_place(ctx, queue)
+  local registry = ctx.prefix .. 'queues'
+  return redis.call('SISMEMBER', registry, queue) == 1 or redis.call('SCARD', registry) < QUEUES_MAX
+end
 
 -- What a routing says; most tasks of a batch share one.
 local function parse_routing(text)
@@ -61,6 +70,7 @@ local function create(keys, args)
     if not routing then
       routing = parse_routing(routing_text)
       routings[routing_text] = routing
+      routing.has_place = has_place(ctx, routing.queue)
       if strict and known[routing.name] == nil then
         local seen = redis.call('ZSCORE', ctx.prefix .. 'handlers', routing.name)
         known[routing.name] = seen and ctx.now - seen < HANDLER_MEMORY_MS or false
@@ -72,6 +82,8 @@ local function create(keys, args)
       words[i] = 'duplicate'
     elseif strict and not known[routing.name] then
       words[i] = 'unknown'
+    elseif not routing.has_place then
+      words[i] = 'queues'
     elseif ctx.max_size > 0 and total >= ctx.max_size then
       for rest = i, count do words[rest] = 'full' end
       break

@@ -24,9 +24,14 @@ local function count_end(ctx, h, state)
   ctx.ended = (ctx.ended or 0) + 1
 end
 
+-- How many failed attempts of a task are remembered: the last ones.
+local NOTES_MAX = 100
+
 -- Remembers a failed attempt for `task get` and the dead letter.
 local function remember_attempt(ctx, id, h, problem)
-  redis.call('HSET', ctx.prefix .. 'x:' .. id, 'a' .. h[ATTEMPT], string.format(
+  local notes = ctx.prefix .. 'x:' .. id
+  if h[ATTEMPT] > NOTES_MAX then redis.call('HDEL', notes, 'a' .. digits(h[ATTEMPT] - NOTES_MAX)) end
+  redis.call('HSET', notes, 'a' .. digits(h[ATTEMPT]), string.format(
     '{"attempt":%d,"worker_id":"%s/%d","started_at":"%s","ended_at":"%s","error":%s}',
     h[ATTEMPT], h[OWNER], h[SLOT], iso(h[STARTED]), ctx.iso, problem))
 end
@@ -38,8 +43,15 @@ local function bury(ctx, id, raw, h, head, correlation, trace, reason, problem)
   local copy = { 'HSET', key, 'kind', 'task', 'task_id', id, 'task_name', task_name_of(head), 'reason', reason,
     'error', problem, 'correlation_id', correlation, 'dead_lettered_at', ctx.iso,
     'body', string.sub(raw, HEADER_BYTES + 1, HEADER_BYTES + h[BODY]) }
-  local attempts = redis.call('HGETALL', ctx.prefix .. 'x:' .. id)
-  for i = 1, #attempts do copy[#copy + 1] = attempts[i] end
+  local fields = {}
+  for attempt = math.max(1, h[ATTEMPT] - NOTES_MAX + 1), h[ATTEMPT] do fields[#fields + 1] = 'a' .. digits(attempt) end
+  local notes = redis.call('HMGET', ctx.prefix .. 'x:' .. id, unpack(fields))
+  for i, field in ipairs(fields) do
+    if notes[i] then
+      copy[#copy + 1] = field
+      copy[#copy + 1] = notes[i]
+    end
+  end
   redis.call(unpack(copy))
   redis.call('ZADD', ctx.prefix .. 'dead', ctx.now, dead_letter_id)
   emit_task(ctx, 'orchestration.task.dead_lettered', id, h, head, correlation, trace,
@@ -162,8 +174,8 @@ local function settle(keys, args)
   -- Entries leave before new ones are taken, so the streams are short when they are read.
   retire(ctx)
   count_rate(ctx)
-  if was_full then ring(ctx, 'room', '') end
   local started = take(ctx, { slots = parse_slots(args[2]), any = args[3] == '1', max_wait_ms = tonumber(args[4]) })
+  if was_full and ctx.count.running < ctx.max_running then ring(ctx, 'room', '') end
   retire(ctx)
   close(ctx)
   return { 'ok', words, started }
