@@ -196,8 +196,9 @@ impl StatisticsDocument {
             sum.failed_count += counter("failed");
             sum.timeout_count += counter("timeout");
             sum.cancelled_count += counter("cancelled");
-            sum.max_size = counter("max_size");
-            sum.max_running = counter("max_running");
+            // Each partition has its share of the limits.
+            sum.max_size += counter("max_size");
+            sum.max_running += counter("max_running");
             duration_ms += counter("duration_ms");
             sum.dead_letter_count += partition.dead_letters;
             sum.throughput_per_minute += partition.ended_last_minute;

@@ -287,6 +287,11 @@ pub struct Statistics {
 }
 
 impl Store {
+    /// A partition's part of a limit over all of them, rounded up; 0 is no limit.
+    fn share_of(&self, limit: u64) -> u64 {
+        limit.div_ceil(u64::from(self.partition_count()))
+    }
+
     /// Makes a replica known; loads the function library first when it is missing.
     ///
     /// # Errors
@@ -298,7 +303,7 @@ impl Store {
         replica: ReplicaId,
         joining: &Joining<'_>,
     ) -> Result<(), StoreError> {
-        let optional = |limit: Option<u64>| limit.map_or(String::new(), |limit| limit.to_string());
+        let optional = |limit: Option<u64>| limit.map_or(String::new(), |limit| self.share_of(limit).to_string());
         let mut args = Args::default();
         args.show(replica)
             .show(self.partition_count())
@@ -624,7 +629,7 @@ impl Store {
         max_size: Option<u64>,
         max_running: Option<u64>,
     ) -> Result<(), StoreError> {
-        let optional = |limit: Option<u64>| limit.map_or(String::new(), |limit| limit.to_string());
+        let optional = |limit: Option<u64>| limit.map_or(String::new(), |limit| self.share_of(limit).to_string());
         let mut args = Args::default();
         args.show(actor).push(optional(max_size)).push(optional(max_running));
         worded(self.call(Function::Limits, partition, args).await?, "limits").map(drop)
