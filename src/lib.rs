@@ -24,6 +24,13 @@
 //! function `create`. A free slot claims it (`claim`, or on the side of `create` and `settle`), a handler runs it, and
 //! `settle` ends it. Each of the three writes its event to `waooaw:{p}:events`.
 //!
+//! # Choices that a measurement made
+//!
+//! - A task's record is one string, not a hash: `MGET` and `MSET` move a whole batch in a command each.
+//! - Finished queue entries are trimmed together up to the oldest pending one; deleting each costs more than all else.
+//! - Function arguments that tasks of a batch share are sent once: Lua hashes every string that it is given, byte by byte.
+//! - What a lost answer had handed out comes again with the next beat, as the same attempt, instead of back to the queue.
+//!
 //! # For programs
 //!
 //! [`TaskQueue`] puts tasks in and takes them out; [`EventBus`] publishes triggers and follows the log; [`Handlers`]
