@@ -28,7 +28,7 @@ use crate::store::inbound::Entry;
 use crate::store::record::NewTask;
 
 /// How many entries are read at once.
-const READ_BATCH: usize = 256;
+const READ_BATCH: usize = 128;
 /// How many bytes one answer should have at most.
 const READ_BYTES: usize = 4 << 20;
 /// How many bytes of triggers one call makes tasks of, so that no call keeps Redis for long.

@@ -27,9 +27,9 @@ use crate::store::functions::{Appetite, Claimed, Outcome, Settled, Settlement};
 use crate::store::record::Record;
 
 /// How many ended attempts one call settles at most.
-const SETTLE_BATCH: usize = 256;
+const SETTLE_BATCH: usize = 128;
 /// How many tasks one call hands out at most.
-const CLAIM_BATCH: usize = 256;
+const CLAIM_BATCH: usize = 128;
 /// How long an idle loop waits behind the queues before it looks by itself.
 pub(super) const IDLE_WAIT: Duration = Duration::from_secs(2);
 /// The largest result that events carry; a larger one is only in the task's record.
