@@ -76,6 +76,7 @@ impl Defaults {
             priority: trigger.priority.or(handler.priority).unwrap_or_default(),
             timeout_seconds: trigger.timeout_seconds.or(handler.timeout_seconds),
             workflow_id,
+            saga: None,
             trigger,
         }
     }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::defaults::HandlerDefaults;
 use crate::domain::id::TaskId;
 use crate::store::functions::Claimed;
+use crate::store::inspect::inputs_json;
 use crate::store::record::Body;
 
 /// What a handler is told about its attempt.
@@ -47,14 +48,19 @@ pub struct TaskContext {
 
 impl TaskContext {
     /// What the handler of a task that was handed out is told; `cancelled` ends with the attempt.
-    pub(crate) fn new(claimed: &Claimed, body: Body, cancelled: CancellationToken) -> Self {
+    pub(crate) fn new(
+        claimed: &Claimed,
+        body: Body,
+        inputs: Vec<(String, String)>,
+        cancelled: CancellationToken,
+    ) -> Self {
         Self {
             task_id: claimed.task_id,
             attempt: claimed.attempt,
             name: body.task_name,
             args: body.spec.args,
             kwargs: body.spec.kwargs,
-            inputs: RawValue::from_string("{}".to_owned()).unwrap_or_default(),
+            inputs: inputs_json(inputs),
             workflow_id: body.workflow_id,
             metadata: body.spec.metadata,
             timeout: body.spec.timeout_seconds.map(Duration::from_secs_f64),

@@ -18,7 +18,10 @@ pub(crate) struct Holdings {
 
 struct Held {
     attempt: u32,
+    /// Ends the attempt; it is not this replica's any more.
     cancel: CancellationToken,
+    /// Asks the handler to end; the attempt is still this replica's to settle.
+    give_up: CancellationToken,
 }
 
 impl Holdings {
@@ -27,23 +30,25 @@ impl Holdings {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes an attempt; answers the token that aborts it, or `None` when it, or a later one, is held already.
-    pub(crate) fn enter(&self, task: TaskId, attempt: u32) -> Option<CancellationToken> {
+    /// Notes an attempt; answers the token that aborts it and the one that asks it to end, or `None` when it, or a later
+    /// one, is held already.
+    pub(crate) fn enter(&self, task: TaskId, attempt: u32) -> Option<(CancellationToken, CancellationToken)> {
         let mut held = self.held();
         if held.get(&task).is_some_and(|known| known.attempt >= attempt) {
             return None;
         }
-        let cancel = CancellationToken::new();
+        let (cancel, give_up) = (CancellationToken::new(), CancellationToken::new());
         if let Some(earlier) = held.insert(
             task,
             Held {
                 attempt,
                 cancel: cancel.clone(),
+                give_up: give_up.clone(),
             },
         ) {
             earlier.cancel.cancel();
         }
-        Some(cancel)
+        Some((cancel, give_up))
     }
 
     /// Forgets an attempt that is settled, or not the replica's any more.
@@ -58,6 +63,13 @@ impl Holdings {
     pub(crate) fn abort(&self, task: TaskId) {
         if let Some(known) = self.held().get(&task) {
             known.cancel.cancel();
+        }
+    }
+
+    /// Asks whatever attempt of a task is held to end.
+    pub(crate) fn give_up(&self, task: TaskId) {
+        if let Some(known) = self.held().get(&task) {
+            known.give_up.cancel();
         }
     }
 
@@ -93,9 +105,9 @@ mod tests {
         let holdings = Holdings::default();
         let task = TaskId::derive("s", "e", None, None, 1);
 
-        let first = holdings.enter(task, 1).unwrap();
+        let (first, _) = holdings.enter(task, 1).unwrap();
         assert!(holdings.enter(task, 1).is_none());
-        let second = holdings.enter(task, 2).unwrap();
+        let (second, _) = holdings.enter(task, 2).unwrap();
 
         assert!(first.is_cancelled() && !second.is_cancelled());
         holdings.leave(task, 1);

@@ -5,7 +5,7 @@
 //! answered with an event; nothing stops the reader.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use super::backoff::Waits;
 use super::defaults::Origin;
 use super::replica::Run;
+use super::request::{key_taken, unresolved, workflow_ended};
 use super::work::IDLE_WAIT;
 use crate::domain::digest::sha256_hex;
 use crate::domain::envelope::{Envelope, Refused};
@@ -142,9 +143,10 @@ pub(super) async fn act(run: Arc<Run>, source: Source, mut batches: mpsc::Receiv
         source,
         run,
         waiting: Vec::new(),
+        orphans: Vec::new(),
     };
     loop {
-        let batch = if acting.waiting.is_empty() {
+        let batch = if acting.waiting.is_empty() && acting.orphans.is_empty() {
             batches.recv().await
         } else {
             match tokio::time::timeout(REFERENCE_PAUSE, batches.recv()).await {
@@ -172,6 +174,8 @@ struct Acting {
     source: Source,
     stream: String,
     waiting: Vec<Waiting>,
+    /// Tasks that depend on something not known yet, with when it was first missed.
+    orphans: Vec<(Instant, Entry, NewTask)>,
 }
 
 /// What a batch asks for.
@@ -181,6 +185,8 @@ struct Plan {
     tasks: BTreeMap<Partition, (Vec<Entry>, Vec<NewTask>)>,
     commands: Vec<Waiting>,
     refusals: Vec<(String, Refusal)>,
+    /// Tasks that depend on something unknown, of this name.
+    unresolved: Vec<(Entry, NewTask, String)>,
     done: Vec<String>,
 }
 
@@ -194,6 +200,7 @@ impl Acting {
         for (partition, (entries, tasks)) in std::mem::take(&mut plan.tasks) {
             done.extend(self.create(partition, entries, tasks, &mut plan).await);
         }
+        done.extend(self.adopt(&mut plan).await);
         self.waiting.append(&mut plan.commands);
         done.extend(self.command(&mut plan).await);
         done.extend(self.refuse(std::mem::take(&mut plan.refusals)).await);
@@ -301,6 +308,17 @@ impl Acting {
                                 done.push(entry.id);
                             }
                             Created::Unknown => plan.refusals.push(self.unknown_task(entry, &task)),
+                            Created::Unresolved(name) => plan.unresolved.push((entry, task, name)),
+                            Created::KeyTaken => plan.refusals.push(self.refused_task(
+                                entry,
+                                &task,
+                                &Rejection::new(Reason::DuplicateKey, Some("key"), key_taken(&task)),
+                            )),
+                            Created::Ended => plan.refusals.push(self.refused_task(
+                                entry,
+                                &task,
+                                &Rejection::new(Reason::InvalidField, Some("workflow_id"), workflow_ended(&task)),
+                            )),
                             Created::TooManyQueues => plan.refusals.push(self.too_many_queues(entry, &task)),
                             // Split off above: from the first one on, all are.
                             Created::Full => {}
@@ -325,6 +343,42 @@ impl Acting {
                     }
                 }
             }
+        }
+        done
+    }
+
+    /// Tries again what depended on something unknown, and gives up what did so for too long. Answers the entries that
+    /// are done.
+    async fn adopt(&mut self, plan: &mut Plan) -> Vec<String> {
+        let mut done = Vec::new();
+        let now = Instant::now();
+        let is_new = !plan.unresolved.is_empty();
+        let mut first_missed: HashMap<String, Instant> = HashMap::new();
+        let mut again: BTreeMap<Partition, (Vec<Entry>, Vec<NewTask>)> = BTreeMap::new();
+        for (since, entry, task) in self.orphans.drain(..) {
+            first_missed.insert(entry.id.clone(), since);
+            let (entries, tasks) = again.entry(task.id.partition()).or_default();
+            entries.push(entry);
+            tasks.push(task);
+        }
+        for (partition, (entries, tasks)) in again {
+            done.extend(self.create(partition, entries, tasks, plan).await);
+        }
+        for (entry, task, name) in std::mem::take(&mut plan.unresolved) {
+            let since = first_missed.get(&entry.id).copied().unwrap_or(now);
+            if since.elapsed() < self.run.options.reference_wait {
+                self.orphans.push((since, entry, task));
+            } else {
+                let message = unresolved(&name, &task);
+                let rejection = Rejection::new(Reason::InvalidDependency, Some("dependencies"), message);
+                plan.refusals.push(self.refused_task(entry, &task, &rejection));
+            }
+        }
+        if is_new {
+            debug!(
+                tasks = self.orphans.len(),
+                "tasks wait for what they depend on to appear"
+            );
         }
         done
     }

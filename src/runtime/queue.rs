@@ -22,7 +22,7 @@ use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::trigger::{Start, TaskTrigger};
 use crate::error::Error;
-use crate::store::document::{StatisticsDocument, TaskDocument};
+use crate::store::document::{StatisticsDocument, TaskDocument, Ties};
 use crate::store::doorbell::Doorbell;
 use crate::store::functions::{Appetite, Asker, Claimed, Outcome, Settled, Settlement};
 use crate::store::{Endpoint, Store, StoreError};
@@ -316,7 +316,7 @@ impl TaskQueue {
                 .unwrap_or_else(PoisonError::into_inner)
                 .pop_front();
             if let Some(claimed) = adopted {
-                return member.context(&claimed).map(Some);
+                return member.context(&claimed).await.map(Some);
             }
             let mut bells = Vec::new();
             for partition in self.inner.store.partitions() {
@@ -328,7 +328,7 @@ impl TaskQueue {
                 let (claimed, mut behind) = self.inner.store.claim(partition, member.replica(), &appetite).await?;
                 if let Some(claimed) = claimed.into_iter().next() {
                     if member.enter(&claimed) {
-                        return member.context(&claimed).map(Some);
+                        return member.context(&claimed).await.map(Some);
                     }
                     continue;
                 }
@@ -479,7 +479,7 @@ impl TaskQueue {
         Ok(records
             .into_iter()
             .flatten()
-            .map(|record| TaskDocument::new(record, None, &[]))
+            .map(|record| TaskDocument::new(record, None, &[], Ties::default()))
             .collect())
     }
 

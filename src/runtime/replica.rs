@@ -484,11 +484,12 @@ impl Membership {
     }
 
     /// What whoever runs the task is told.
-    pub(super) fn context(&self, claimed: &Claimed) -> Result<TaskContext, Error> {
+    pub(super) async fn context(&self, claimed: &Claimed) -> Result<TaskContext, Error> {
         let record =
             Record::parse(claimed.task_id, &claimed.record).map_err(|_| StoreError::Protocol("task record"))?;
         let cancelled = self.run.holdings.token(claimed.task_id).unwrap_or_default();
-        Ok(TaskContext::new(claimed, record.body, cancelled))
+        let inputs = self.run.inputs(claimed, record.flags).await?;
+        Ok(TaskContext::new(claimed, record.body, inputs, cancelled))
     }
 }
 

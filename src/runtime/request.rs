@@ -17,10 +17,10 @@ use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::trigger::{Inbound, TASK_CANCEL, TASK_TRIGGER, TaskCancel, TaskTrigger, interpret};
 use crate::error::Error;
 use crate::store::cursor::Cursor;
-use crate::store::document::TaskDocument;
+use crate::store::document::{TaskDocument, Ties};
 use crate::store::functions::{Appetite, Asker, Cancelled, Created, Joining};
 use crate::store::listing::{ListError, TaskQuery};
-use crate::store::record::{NewTask, Record};
+use crate::store::record::{Flags, NewTask, Record};
 use crate::store::{Store, StoreError};
 
 /// What became of a request for a task.
@@ -126,9 +126,44 @@ pub(super) async fn create_one(
                 message,
             )))
         }
+        Some(Created::Unresolved(name)) => Err(Error::InvalidField(Rejection::new(
+            Reason::InvalidDependency,
+            Some("dependencies"),
+            unresolved(name, &tasks[0]),
+        ))),
+        Some(Created::KeyTaken) => Err(Error::InvalidField(Rejection::new(
+            Reason::DuplicateKey,
+            Some("key"),
+            key_taken(&tasks[0]),
+        ))),
+        Some(Created::Ended) => Err(Error::InvalidField(Rejection::new(
+            Reason::InvalidField,
+            Some("workflow_id"),
+            workflow_ended(&tasks[0]),
+        ))),
         Some(Created::Unknown) => Err(Error::UnknownTask(tasks[0].trigger.task_name.to_string())),
         None => Err(Error::Store(StoreError::Protocol("create"))),
     }
+}
+
+/// Why a task that depends on something unknown is refused.
+pub(super) fn unresolved(name: &str, task: &NewTask) -> String {
+    match &task.workflow_id {
+        Some(workflow) => format!("`{name}` is neither a key nor a task id of workflow `{workflow}`"),
+        None => format!("`{name}` is no id of a task without workflow; keys need a `workflow_id`"),
+    }
+}
+
+/// Why a task with another's key is refused.
+pub(super) fn key_taken(task: &NewTask) -> String {
+    let key = task.trigger.key.as_ref().map_or("", crate::domain::id::Name::as_str);
+    format!("another task of the workflow has the key `{key}`")
+}
+
+/// Why a task that comes too late for its workflow is refused.
+pub(super) fn workflow_ended(task: &NewTask) -> String {
+    let workflow = task.workflow_id.as_ref().map_or("", crate::domain::id::Name::as_str);
+    format!("`{workflow}` has ended or is a saga; no task can join it")
 }
 
 /// Makes the keys of all partitions where they are missing, with these limits; `None` leaves what is set.
@@ -197,7 +232,20 @@ async fn document(store: &Store, record: Record) -> Result<TaskDocument, StoreEr
     } else {
         Vec::new()
     };
-    Ok(TaskDocument::new(record, due_ms, &notes))
+    let ties = if record.flags.has(Flags::HAS_DEPENDENCIES) {
+        let open = store.dependencies(record.id).await?;
+        Ties {
+            inputs: store.inputs(record.id).await?,
+            blocked_by: open
+                .into_iter()
+                .filter(|one| one.is_open)
+                .map(|one| one.task_id)
+                .collect(),
+        }
+    } else {
+        Ties::default()
+    };
+    Ok(TaskDocument::new(record, due_ms, &notes, ties))
 }
 
 /// How long one read of the log waits.

@@ -212,13 +212,15 @@ pub(super) async fn listen(run: Arc<Run>, partition: Partition) {
                         let value = entry.fields.iter().find(|(field, _)| field == name);
                         value.and_then(|(_, value)| std::str::from_utf8(value).ok())
                     };
-                    if field(b"what") == Some("cancel") {
-                        if let Some(task) = field(b"about").and_then(|id| id.parse().ok()) {
-                            run.holdings.abort(task);
+                    let task = || field(b"about").and_then(|id| id.parse().ok());
+                    match field(b"what") {
+                        Some("cancel") => task().into_iter().for_each(|task| run.holdings.abort(task)),
+                        Some("abort") => task().into_iter().for_each(|task| run.holdings.give_up(task)),
+                        Some("work") => run.timers.notify_one(),
+                        _ => {
+                            run.bell.notify_one();
+                            run.room.notify_one();
                         }
-                    } else {
-                        run.bell.notify_one();
-                        run.room.notify_one();
                     }
                     last.clone_from(&entry.id);
                 }

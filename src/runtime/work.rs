@@ -22,9 +22,10 @@ use super::replica::Run;
 use crate::domain::digest::sha256_hex;
 use crate::domain::id::{Partition, TaskId};
 use crate::domain::retry::RetryPolicy;
+use crate::store::StoreError;
 use crate::store::doorbell::Doorbell;
 use crate::store::functions::{Appetite, Claimed, Outcome, Settled, Settlement};
-use crate::store::record::Record;
+use crate::store::record::{Flags, Record};
 
 /// How many ended attempts one call settles at most.
 const SETTLE_BATCH: usize = 128;
@@ -32,6 +33,8 @@ const SETTLE_BATCH: usize = 128;
 const CLAIM_BATCH: usize = 128;
 /// How long an idle loop waits behind the queues before it looks by itself.
 pub(super) const IDLE_WAIT: Duration = Duration::from_secs(2);
+/// How long a handler that is told to end may take before it is dropped: a command gets 5 s between the two signals.
+const GIVE_UP_PATIENCE: Duration = Duration::from_secs(6);
 /// The largest result that events carry; a larger one is only in the task's record.
 const RESULT_IN_EVENT_BYTES: usize = 64 << 10;
 /// The largest result that is kept at all.
@@ -78,13 +81,13 @@ impl Run {
 
     /// Runs an attempt in the slot that it was given, unless it runs already.
     pub(super) fn start(self: &Arc<Self>, claimed: Claimed) {
-        let Some(cancel) = self.holdings.enter(claimed.task_id, claimed.attempt) else {
+        let Some((cancel, give_up)) = self.holdings.enter(claimed.task_id, claimed.attempt) else {
             self.slots.give_back([claimed.slot]);
             return;
         };
         let run = Arc::clone(self);
         let attempt = async move {
-            let outcome = run.attempt(&claimed, &cancel).await;
+            let outcome = run.attempt(&claimed, &cancel, &give_up).await;
             cancel.cancel();
             let ended = Ended {
                 task_id: claimed.task_id,
@@ -102,8 +105,22 @@ impl Run {
         self.tracker.spawn_on(attempt, &self.runtime);
     }
 
+    /// The results of what a task depends on, by name.
+    pub(super) async fn inputs(&self, claimed: &Claimed, flags: Flags) -> Result<Vec<(String, String)>, StoreError> {
+        match &claimed.inputs {
+            Some(inputs) => Ok(inputs.clone()),
+            None if flags.has(Flags::HAS_DEPENDENCIES) => self.store.inputs(claimed.task_id).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// One attempt from its arguments to its outcome.
-    async fn attempt(&self, claimed: &Claimed, cancel: &CancellationToken) -> Option<Outcome> {
+    async fn attempt(
+        &self,
+        claimed: &Claimed,
+        cancel: &CancellationToken,
+        give_up: &CancellationToken,
+    ) -> Option<Outcome> {
         let record = match Record::parse(claimed.task_id, &claimed.record) {
             Ok(record) => record,
             Err(damage) => {
@@ -118,7 +135,14 @@ impl Run {
             return Some(Outcome::Released);
         };
         let policy = body.spec.retry.unwrap_or(RetryPolicy::STANDARD);
-        let task = TaskContext::new(claimed, body, cancel.child_token());
+        let inputs = match self.inputs(claimed, record.flags).await {
+            Ok(inputs) => inputs,
+            Err(error) => {
+                self.report(&error, "can not read what a task depends on");
+                return Some(Outcome::Released);
+            }
+        };
+        let task = TaskContext::new(claimed, body, inputs, cancel.child_token());
         let timeout = task.timeout;
         let name = task.name.clone();
         let told = task.cancelled.clone();
@@ -130,6 +154,7 @@ impl Run {
             biased;
             () = cancel.cancelled() => None,
             () = self.hand_back.cancelled() => Some(Ending::HandedBack),
+            () = given_up(give_up, &told) => Some(Ending::GivenUp),
             result = work => Some(Ending::Returned(result.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))))),
             () = expiry(timeout) => Some(Ending::Expired),
         };
@@ -145,6 +170,9 @@ impl Run {
         };
         let outcome = match finished? {
             Ending::HandedBack => Outcome::Released,
+            Ending::GivenUp => Outcome::Aborted,
+            // It was told to end, and did.
+            Ending::Returned(Err(_)) | Ending::Expired if give_up.is_cancelled() => Outcome::Aborted,
             Ending::Expired => {
                 let limit = timeout.unwrap_or_default().as_secs_f64();
                 let message = format!("the attempt exceeded max execution time of {limit} s");
@@ -179,6 +207,14 @@ enum Ending {
     Returned(HandlerResult),
     Expired,
     HandedBack,
+    GivenUp,
+}
+
+/// Tells a handler to end, and ends when it had its time to do so; never where nobody asks.
+async fn given_up(give_up: &CancellationToken, told: &CancellationToken) {
+    give_up.cancelled().await;
+    told.cancel();
+    tokio::time::sleep(GIVE_UP_PATIENCE).await;
 }
 
 /// Ends when the attempt's time is up; never without a limit.
@@ -196,6 +232,7 @@ const fn outcome_word(outcome: &Outcome) -> &'static str {
         Outcome::Timeout { .. } => "timeout",
         Outcome::Rejected { .. } => "rejected",
         Outcome::Released => "released",
+        Outcome::Aborted => "aborted",
     }
 }
 

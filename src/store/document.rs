@@ -8,8 +8,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::functions::Statistics;
-use super::inspect::AttemptNote;
+use super::inspect::{AttemptNote, inputs_json};
 use super::record::Record;
+use crate::domain::id::TaskId;
 use crate::domain::priority::Priority;
 use crate::domain::state::TaskState;
 
@@ -61,11 +62,20 @@ struct Note {
     error: Box<RawValue>,
 }
 
+/// What a task has to do with those that it depends on.
+#[derive(Debug, Clone, Default)]
+pub struct Ties {
+    /// Their results by name.
+    pub inputs: Vec<(String, String)>,
+    /// Those that it waits for.
+    pub blocked_by: Vec<TaskId>,
+}
+
 impl TaskDocument {
     /// The document of a record. `due_ms` is when a delayed task is due; `notes` are its failed attempts, whose last
-    /// error is shown as long as the task goes on.
+    /// error is shown as long as the task goes on; `ties` are what it depends on.
     #[must_use]
-    pub fn new(record: Record, due_ms: Option<i64>, notes: &[AttemptNote]) -> Self {
+    pub fn new(record: Record, due_ms: Option<i64>, notes: &[AttemptNote], ties: Ties) -> Self {
         let body = record.body;
         let spec = body.spec;
         let ended_well = record.state == TaskState::Completed;
@@ -86,11 +96,15 @@ impl TaskDocument {
             state: record.state.as_str(),
             args: spec.args,
             kwargs: spec.kwargs,
-            inputs: RawValue::from_string("{}".to_owned()).unwrap_or_default(),
+            inputs: inputs_json(ties.inputs),
             agent_id: spec.agent_id,
             workflow_id: body.workflow_id,
             dependencies: spec.dependencies,
-            blocked_by: Vec::new(),
+            blocked_by: if record.is_blocked {
+                ties.blocked_by.iter().map(ToString::to_string).collect()
+            } else {
+                Vec::new()
+            },
             parent_task_id: spec.parent_task_id,
             tags: spec.tags,
             metadata: spec.metadata,

@@ -34,7 +34,7 @@ impl Appetite {
         }
     }
 
-    fn push(&self, args: &mut Args) {
+    pub(super) fn push(&self, args: &mut Args) {
         let mut slots = String::with_capacity(self.slots.len() * 4);
         for slot in &self.slots {
             slots.push_str(&slot.to_string());
@@ -55,6 +55,9 @@ pub struct Claimed {
     pub slot: u16,
     /// The record as it was before, for [`super::record::Record::parse`].
     pub record: Vec<u8>,
+    /// The results of what it depends on, by name; `None` when it depends on nothing, or on so much that they must be
+    /// asked for.
+    pub inputs: Option<Vec<(String, String)>>,
 }
 
 /// Who asks for a task to be made.
@@ -71,7 +74,7 @@ pub enum Asker {
 }
 
 impl Asker {
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Program => "any",
             Self::Caller => "named",
@@ -82,7 +85,7 @@ impl Asker {
 }
 
 /// What became of a task that was to be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Created {
     /// It exists now.
     Ok,
@@ -94,6 +97,27 @@ pub enum Created {
     Full,
     /// There are as many named queues as there may be; nothing changed.
     TooManyQueues,
+    /// It depends on something that is not known (yet), of this name; nothing changed.
+    Unresolved(String),
+    /// Another task of its workflow has its key; nothing changed.
+    KeyTaken,
+    /// Its workflow has ended; nothing changed.
+    Ended,
+}
+
+impl Created {
+    fn read(word: &str) -> Option<Self> {
+        Some(match word {
+            "ok" => Self::Ok,
+            "duplicate" => Self::Duplicate,
+            "unknown" => Self::Unknown,
+            "full" => Self::Full,
+            "queues" => Self::TooManyQueues,
+            "key" => Self::KeyTaken,
+            "ended" => Self::Ended,
+            _ => Self::Unresolved(word.strip_prefix("unresolved ")?.to_owned()),
+        })
+    }
 }
 
 /// How an attempt ended.
@@ -127,7 +151,12 @@ pub enum Outcome {
     },
     /// Handed back unfinished.
     Released,
+    /// Its saga was cancelled, and the handler has ended.
+    Aborted,
 }
+
+/// The error of an attempt that ended because its saga was cancelled.
+const ABORTED: &str = r#"{"type":"cancelled","message":"the saga was cancelled"}"#;
 
 /// An attempt that ended.
 #[derive(Debug, Clone)]
@@ -154,6 +183,7 @@ impl Settlement {
             Outcome::Timeout { error, delay_ms } => (format!("{attempt} timeout {delay_ms}"), error),
             Outcome::Rejected { error } => (format!("{attempt} rejected 0"), error),
             Outcome::Released => (format!("{attempt} released 0"), "\"shutdown\""),
+            Outcome::Aborted => (format!("{attempt} aborted 0"), ABORTED),
         }
     }
 }
@@ -350,14 +380,7 @@ impl Store {
                 .push(task.body());
         }
         let (_, mut rest) = worded(self.call(Function::Create, partition, args).await?, "create")?;
-        let words = words(rest.next(), "create", |word| match word {
-            "ok" => Some(Created::Ok),
-            "duplicate" => Some(Created::Duplicate),
-            "unknown" => Some(Created::Unknown),
-            "full" => Some(Created::Full),
-            "queues" => Some(Created::TooManyQueues),
-            _ => None,
-        })?;
+        let words = words(rest.next(), "create", Created::read)?;
         Ok((words, claimed(rest.next(), "create")?))
     }
 
@@ -649,7 +672,7 @@ fn words<T>(
 }
 
 /// A list of tasks that were handed out.
-fn claimed(value: Option<Value>, function: &'static str) -> Result<Vec<Claimed>, StoreError> {
+pub(super) fn claimed(value: Option<Value>, function: &'static str) -> Result<Vec<Claimed>, StoreError> {
     let list = value.and_then(items).ok_or(StoreError::Protocol(function))?;
     list.into_iter()
         .map(|row| items(row).and_then(one_claimed).ok_or(StoreError::Protocol(function)))
@@ -665,10 +688,15 @@ fn one_claimed(row: Vec<Value>) -> Option<Claimed> {
     let Value::BulkString(record) = row.next()? else {
         return None;
     };
+    let inputs = row.next().and_then(items).map(|list| {
+        let mut texts = list.into_iter().filter_map(string);
+        std::iter::from_fn(|| Some((texts.next()?, texts.next()?))).collect()
+    });
     Some(Claimed {
         task_id,
         attempt,
         slot,
         record,
+        inputs,
     })
 }

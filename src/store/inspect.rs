@@ -2,15 +2,42 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::value::RawValue;
+
 use super::inbound::entries;
 use super::record::Record;
 use super::reply::{bytes, integer, items, string};
 use super::{Store, StoreError};
 use crate::domain::id::{Name, Partition, QueueName, TaskId};
 use crate::domain::priority::Priority;
+use crate::domain::state::TaskState;
 
 /// A failed attempt of a task: JSON of `{attempt, worker_id, started_at, ended_at, error}`.
 pub type AttemptNote = String;
+
+/// One task that another waits for or waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dependency {
+    /// Which.
+    pub task_id: TaskId,
+    /// What its result is called.
+    pub name: String,
+    /// Whether it is still waited for.
+    pub is_open: bool,
+}
+
+/// How many records are read at once for their results.
+const INPUTS_BATCH: usize = 64;
+
+/// Results by name as a JSON object.
+#[must_use]
+pub fn inputs_json(inputs: Vec<(String, String)>) -> Box<RawValue> {
+    let members: Vec<String> = inputs
+        .into_iter()
+        .map(|(name, result)| format!("{}:{result}", super::record::json_text(&name)))
+        .collect();
+    RawValue::from_string(format!("{{{}}}", members.join(","))).unwrap_or_default()
+}
 
 impl Store {
     /// A task's record, or `None` when there is none (any more).
@@ -41,11 +68,53 @@ impl Store {
             .zip(values)
             .map(|(id, value)| match bytes(&value) {
                 Some(raw) => Record::parse(*id, raw)
-                    .map(Some)
+                    .map(|record| (!record.is_staged).then_some(record))
                     .map_err(|_| StoreError::Protocol("task record")),
                 None => Ok(None),
             })
             .collect()
+    }
+
+    /// What a task waits for or waited for: the task, the name of the input, and whether it is still waited for.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn dependencies(&self, id: TaskId) -> Result<Vec<Dependency>, StoreError> {
+        let fields = self.hash(&self.keys().dependencies(id)).await?;
+        let mut found: Vec<Dependency> = fields
+            .into_iter()
+            .filter_map(|(field, value)| {
+                Some(Dependency {
+                    task_id: field.parse().ok()?,
+                    is_open: value.starts_with('1'),
+                    name: value.get(1..)?.to_owned(),
+                })
+            })
+            .collect();
+        found.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(found)
+    }
+
+    /// The results of what a task depends on, by name; `null` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn inputs(&self, id: TaskId) -> Result<Vec<(String, String)>, StoreError> {
+        let dependencies = self.dependencies(id).await?;
+        let ids: Vec<TaskId> = dependencies.iter().map(|one| one.task_id).collect();
+        let mut inputs = Vec::with_capacity(ids.len());
+        for (dependencies, ids) in dependencies.chunks(INPUTS_BATCH).zip(ids.chunks(INPUTS_BATCH)) {
+            for (dependency, record) in dependencies.iter().zip(self.tasks(ids).await?) {
+                let result = record
+                    .filter(|record| record.state == TaskState::Completed)
+                    .and_then(|record| record.tail);
+                let result = result.map_or_else(|| "null".to_owned(), |result| result.get().to_owned());
+                inputs.push((dependency.name.clone(), result));
+            }
+        }
+        Ok(inputs)
     }
 
     /// The notes on a task's failed attempts, first to last.
@@ -222,7 +291,7 @@ impl Store {
             .collect())
     }
 
-    async fn hash(&self, key: &str) -> Result<Vec<(String, String)>, StoreError> {
+    pub(super) async fn hash(&self, key: &str) -> Result<Vec<(String, String)>, StoreError> {
         let values = self.send(redis::cmd("HGETALL").arg(key)).await?;
         let values = pairs(values).ok_or(StoreError::Protocol("HGETALL"))?;
         Ok(values

@@ -132,6 +132,24 @@ impl Keys {
         self.of(id.partition(), &format!("x:{id}"))
     }
 
+    /// What a task depends on.
+    #[must_use]
+    pub fn dependencies(&self, id: TaskId) -> String {
+        self.of(id.partition(), &format!("d:{id}"))
+    }
+
+    /// The record of a started workflow or saga.
+    #[must_use]
+    pub fn group_record(&self, id: &Name, partitions: u16) -> String {
+        self.of(Partition::of_name(id.as_str(), partitions), &format!("w:{id}"))
+    }
+
+    /// The steps of a saga.
+    #[must_use]
+    pub fn steps(&self, saga: &Name, partitions: u16) -> String {
+        self.of(Partition::of_name(saga.as_str(), partitions), &format!("s:{saga}"))
+    }
+
     /// The tasks of a workflow, in order of creation.
     #[must_use]
     pub fn group(&self, workflow: &Name, partitions: u16) -> String {

@@ -10,18 +10,33 @@ use crate::domain::digest::sha256_hex;
 /// The layout of the keys that the functions read and write.
 pub const SCHEMA: &str = "1";
 
-/// The parts in the order in which later ones use earlier ones; the last gives the functions their names.
-const PARTS: [&str; 19] = [
+/// What the functions share, in the order in which later parts use earlier ones.
+const SHARED: [&str; 13] = [
     include_str!("lua/context.lua"),
     include_str!("lua/record.lua"),
     include_str!("lua/event.lua"),
     include_str!("lua/queue.lua"),
+    include_str!("lua/group.lua"),
+    include_str!("lua/end.lua"),
+    include_str!("lua/revive.lua"),
+    include_str!("lua/saga.lua"),
+    include_str!("lua/follow.lua"),
     include_str!("lua/take.lua"),
+    include_str!("lua/consumer.lua"),
+    include_str!("lua/admit.lua"),
+    include_str!("lua/register.lua"),
+];
+
+/// The functions, each part with its own.
+const FUNCTIONS: [&str; 16] = [
     include_str!("lua/join.lua"),
     include_str!("lua/create.lua"),
+    include_str!("lua/stage.lua"),
     include_str!("lua/claim.lua"),
     include_str!("lua/settle.lua"),
     include_str!("lua/cancel.lua"),
+    include_str!("lua/stop.lua"),
+    include_str!("lua/resume.lua"),
     include_str!("lua/beat.lua"),
     include_str!("lua/takeover.lua"),
     include_str!("lua/leave.lua"),
@@ -30,7 +45,6 @@ const PARTS: [&str; 19] = [
     include_str!("lua/acknowledge.lua"),
     include_str!("lua/statistics.lua"),
     include_str!("lua/limits.lua"),
-    include_str!("lua/register.lua"),
 ];
 
 /// The library as Redis loads it.
@@ -43,7 +57,12 @@ pub struct Library {
 
 /// The library of this release.
 pub static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
-    let body = PARTS.join("\n");
+    let mut body = SHARED.join("\n");
+    for part in FUNCTIONS {
+        body.push_str("\ndo\n");
+        body.push_str(part);
+        body.push_str("end\n");
+    }
     let fingerprint = sha256_hex(body.as_bytes());
     let name = format!("waooaw_{SCHEMA}_{}", &fingerprint[..8]);
     let source = format!("#!lua name={name}\nlocal LIBRARY = '{name}'\n{body}");
@@ -57,12 +76,18 @@ pub enum Function {
     Join,
     /// Makes tasks.
     Create,
+    /// Makes a workflow or a saga.
+    Stage,
     /// Hands out work.
     Claim,
     /// Ends attempts and hands out work.
     Settle,
     /// Stops tasks.
     Cancel,
+    /// Ends a workflow or a saga before its time.
+    Stop,
+    /// A saga tries again what it could not undo.
+    Resume,
     /// A replica says that it lives.
     Beat,
     /// Takes back what a silent replica held.
@@ -90,9 +115,12 @@ impl Function {
         match self {
             Self::Join => "join",
             Self::Create => "create",
+            Self::Stage => "stage",
             Self::Claim => "claim",
             Self::Settle => "settle",
             Self::Cancel => "cancel",
+            Self::Stop => "stop",
+            Self::Resume => "resume",
             Self::Beat => "beat",
             Self::Takeover => "takeover",
             Self::Leave => "leave",
@@ -123,7 +151,7 @@ mod tests {
 
     #[test]
     fn every_part_explains_itself() {
-        for part in PARTS {
+        for part in SHARED.iter().chain(&FUNCTIONS) {
             assert!(
                 part.starts_with("--[[\n"),
                 "{}",

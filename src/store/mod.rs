@@ -32,6 +32,7 @@ pub mod document;
 pub mod doorbell;
 pub mod error;
 pub mod functions;
+pub mod groups;
 pub mod inbound;
 pub mod inspect;
 pub mod keys;

@@ -12,7 +12,7 @@ use crate::domain::state::TaskState;
 use crate::domain::trigger::{Start, TaskTrigger};
 
 /// How many bytes of a record change; the body follows.
-pub const HEADER_BYTES: usize = 62;
+pub const HEADER_BYTES: usize = 63;
 
 /// What never changes of a task and passes through Redis untouched: the `spec` of the record's body. Defaults are left
 /// out, since every pending task is held in memory.
@@ -92,6 +92,8 @@ pub struct NewTask {
     pub trace: Option<(String, Option<String>)>,
     /// The workflow that the task belongs to.
     pub workflow_id: Option<Name>,
+    /// The saga that the task belongs to, and the step.
+    pub saga: Option<(Name, Name)>,
     /// How often a failed attempt is followed by another, resolved from trigger, handler and default.
     pub retry: RetryPolicy,
     /// The queue, resolved from trigger and handler.
@@ -114,12 +116,15 @@ impl NewTask {
         let text = |name: &Option<Name>| name.as_ref().map_or("null".to_owned(), |name| format!("\"{name}\""));
         format!(
             concat!(
-                "{{\"task_id\":\"{}\",\"task_name\":\"{}\",\"workflow_id\":{},\"trigger_event_id\":\"{}\",\"attempt\":0,",
-                "\"priority\":\"{}\",\"queue\":\"{}\",\"agent_id\":{},\"key\":{},\"blocked_by\":[]"
+                "{{\"task_id\":\"{}\",\"task_name\":\"{}\",\"workflow_id\":{}{},\"trigger_event_id\":\"{}\",\"attempt\":0,",
+                "\"priority\":\"{}\",\"queue\":\"{}\",\"agent_id\":{},\"key\":{}"
             ),
             self.id,
             self.trigger.task_name,
             text(&self.workflow_id),
+            self.saga.as_ref().map_or(String::new(), |(saga, step)| format!(
+                ",\"saga_id\":\"{saga}\",\"step\":\"{step}\""
+            )),
             self.event_id_json(),
             self.priority,
             self.queue,
@@ -131,19 +136,49 @@ impl NewTask {
     /// Where the task goes: what the function reads once for all tasks that share it.
     pub(super) fn routing(&self) -> String {
         let trigger = &self.trigger;
-        let start = match trigger.start {
-            Start::Now => "-".to_owned(),
-            Start::After(delay) => format!("+{}", delay.as_millis()),
-            Start::At(due_ms) => due_ms.max(0).to_string(),
-        };
-        format!(
+        let start = self.start_text();
+        let mut routing = format!(
             "{} {} {} {} {start} {}",
             trigger.task_name,
             self.queue,
             self.priority.rank(),
             self.retry.max_retries,
             self.workflow_id.as_ref().map_or("-", Name::as_str)
-        )
+        );
+        if trigger.key.is_some() || !trigger.dependencies.is_empty() {
+            routing.push(' ');
+            routing.push_str(trigger.key.as_ref().map_or("-", Name::as_str));
+            for name in &trigger.dependencies {
+                routing.push(' ');
+                routing.push_str(name.as_str());
+            }
+        }
+        routing
+    }
+
+    /// Where a task of a group goes: as [`NewTask::routing`], with what the group knows of it.
+    pub(super) fn staged_routing(&self, flags: u8, depends_on: &[(TaskId, Name)]) -> String {
+        let mut routing = format!(
+            "{} {} {} {flags} {} {}",
+            self.queue,
+            self.priority.rank(),
+            self.retry.max_retries,
+            self.start_text(),
+            self.trigger.key.as_ref().map_or("-", Name::as_str)
+        );
+        for (id, name) in depends_on {
+            routing.push_str(&format!(" {id} {name}"));
+        }
+        routing
+    }
+
+    /// When the task may start: at once, after a delay, at a time.
+    fn start_text(&self) -> String {
+        match self.trigger.start {
+            Start::Now => "-".to_owned(),
+            Start::After(delay) => format!("+{}", delay.as_millis()),
+            Start::At(due_ms) => due_ms.max(0).to_string(),
+        }
     }
 
     /// Where the task comes from: the cause alone when it is also the chain and nobody traces.
@@ -194,7 +229,11 @@ impl NewTask {
             "{}\n{}\n{}\n{event_id}\n{}\n{trace}\n{spec}",
             self.queue,
             self.trigger.task_name,
-            self.workflow_id.as_ref().map_or("", Name::as_str),
+            match (&self.saga, &self.workflow_id) {
+                (Some((saga, step)), _) => format!("{saga} {step}"),
+                (None, Some(workflow)) => workflow.to_string(),
+                (None, None) => String::new(),
+            },
             if is_implied { "" } else { &self.correlation_id }
         )
     }
@@ -214,6 +253,8 @@ pub struct Body {
     pub task_name: String,
     /// The workflow that it belongs to.
     pub workflow_id: Option<String>,
+    /// The saga that it belongs to, and the step.
+    pub saga: Option<(String, String)>,
     /// The `event_id` of the trigger that made it.
     pub trigger_event_id: String,
     /// The chain that it belongs to.
@@ -240,7 +281,10 @@ impl Body {
     pub fn parse(text: &str) -> Result<Self, DamagedRecord> {
         let mut parts = text.splitn(7, '\n');
         let mut part = || parts.next().ok_or(DamagedRecord);
-        let (queue, task_name, workflow_id, event_id) = (part()?, part()?, part()?, part()?);
+        let (queue, task_name, group, event_id) = (part()?, part()?, part()?, part()?);
+        let saga = group
+            .split_once(' ')
+            .map(|(saga, step)| (saga.to_owned(), step.to_owned()));
         let (correlation_id, trace, spec) = (part()?, part()?, part()?);
         let trigger_event_id: String = serde_json::from_str(&format!("\"{event_id}\"")).map_err(|_| DamagedRecord)?;
         let correlation_id = if correlation_id.is_empty() {
@@ -257,7 +301,8 @@ impl Body {
         Ok(Self {
             queue: queue.parse().map_err(|_| DamagedRecord)?,
             task_name: task_name.to_owned(),
-            workflow_id: (!workflow_id.is_empty()).then(|| workflow_id.to_owned()),
+            workflow_id: (!group.is_empty() && saga.is_none()).then(|| group.to_owned()),
+            saga,
             correlation_id,
             trigger_event_id,
             traceparent,
@@ -288,6 +333,12 @@ pub struct Record {
     pub seq: u32,
     /// Whether it waits for its time.
     pub is_delayed: bool,
+    /// Whether it waits for other tasks to end.
+    pub is_blocked: bool,
+    /// Whether it belongs to a group that is not told of yet: for everybody else there is no such task.
+    pub is_staged: bool,
+    /// What it has to do with other tasks.
+    pub flags: Flags,
     /// The replica and slot of its last attempt.
     pub owner: Option<(String, u16)>,
     /// When it was made, ms since the epoch.
@@ -314,6 +365,7 @@ impl Record {
         let place = header.byte();
         let priority = Priority::from_rank(header.byte()).ok_or(DamagedRecord)?;
         let losses = header.byte();
+        let flags = Flags(header.byte());
         let attempt = header.number::<u32>(4)?;
         let retry_count = header.number(3)?;
         let max_retries = header.number(3)?;
@@ -341,17 +393,50 @@ impl Record {
             max_retries,
             seq,
             is_delayed: state == TaskState::Pending && place == b'D',
+            is_blocked: state == TaskState::Pending && place == b'B',
+            is_staged: place == b'S',
+            flags,
             owner: owner.starts_with("r-").then(|| (owner.to_owned(), slot)),
             created_ms,
             started_ms: (started_ms != 0).then_some(started_ms),
             finished_ms: (finished_ms != 0).then_some(finished_ms),
             body: Body::parse(text(body)?)?,
-            tail: if tail.is_empty() {
+            // Behind the body of a staged task stands what its first event will say.
+            tail: if tail.is_empty() || place == b'S' {
                 None
             } else {
                 Some(RawValue::from_string(text(tail)?.to_owned()).map_err(|_| DamagedRecord)?)
             },
         })
+    }
+}
+
+/// What a task has to do with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    /// It waits, or waited, for others to end.
+    pub const HAS_DEPENDENCIES: u8 = 1;
+    /// Others wait, or waited, for its end.
+    pub const HAS_DEPENDENTS: u8 = 2;
+    /// It counts in a started workflow or saga.
+    pub const IN_GROUP: u8 = 4;
+    /// It carries out a step of a saga.
+    pub const IS_STEP: u8 = 8;
+    /// It undoes a step of a saga.
+    pub const IS_COMPENSATION: u8 = 16;
+    /// An attempt of it may have had its effect although it failed.
+    pub const IN_DOUBT: u8 = 32;
+    /// It runs although what it depends on failed.
+    pub const RUNS_ANYWAY: u8 = 64;
+    /// It stays blocked when what it depends on failed.
+    pub const WAITS_ANYWAY: u8 = 128;
+
+    /// Whether all of these are set.
+    #[must_use]
+    pub const fn has(self, flags: u8) -> bool {
+        self.0 & flags == flags
     }
 }
 

@@ -286,14 +286,14 @@ async fn a_fast_flood_does_not_make_an_overdue_task_wait_longer_than_eight() {
     )
     .await;
 
-    let settings = redis.replica().workers(1).set("WAOOAW_QUEUE__MAX_WAIT", "1500ms");
+    let settings = redis.replica().workers(1).set("WAOOAW_QUEUE__MAX_WAIT", "300ms");
     let _replica = settings.start().await;
     let mut log = redis.log().await;
     log.until_count("task.completed", 6001).await;
 
     let background = log.all("task.created").pop().unwrap();
     assert_eq!(background.text("trigger_event_id"), "overdue");
-    let due = background.time_ms("created_at") + 1500;
+    let due = background.time_ms("created_at") + 300;
     let starts = log.all("task.started");
     let place = starts
         .iter()

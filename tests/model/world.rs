@@ -30,9 +30,9 @@ const DUMP: &str = "local found = redis.call('KEYS', ARGV[1] .. '*') table.sort(
                     for i, key in ipairs(found) do dump[i] = { key, redis.call('DUMP', key) } end return dump";
 const ERROR: &str = r#"{"type":"Broken","message":"\"no\" \\ luck"}"#;
 /// Where the time of its queue entry stands in a record's header.
-const ENTRY_MS: std::ops::Range<usize> = 18..24;
+const ENTRY_MS: std::ops::Range<usize> = 19..25;
 /// And its place among those of the same millisecond.
-const ENTRY_SEQ: std::ops::Range<usize> = 24..28;
+const ENTRY_SEQ: std::ops::Range<usize> = 25..29;
 
 /// What went wrong, for a person.
 pub(crate) type Outcry = String;
@@ -209,6 +209,9 @@ impl World {
                     real::Created::Unknown => Word::Unknown,
                     real::Created::Full => Word::Full,
                     real::Created::TooManyQueues => unreachable!("the tests name fewer queues than there may be"),
+                    real::Created::Unresolved(_) | real::Created::KeyTaken | real::Created::Ended => {
+                        unreachable!("no task has to do with another")
+                    }
                 });
                 Reply::Words(words.collect(), Self::started(claimed)?)
             }
@@ -336,6 +339,7 @@ impl World {
             event_id: new.event_id.clone(),
             correlation_id: correlation_of(new.id),
             trace: None,
+            saga: None,
             workflow_id: None,
             retry,
             queue: new.queue.clone(),

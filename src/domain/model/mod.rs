@@ -221,6 +221,9 @@ impl Model {
         }
         let parked = count(&|task| is_pending(task) && task.place == Place::Parked);
         counters.insert("parked".to_owned(), parked);
+        // Long work has no place in the model yet: no task has to do with another.
+        counters.insert("opening".to_owned(), 0);
+        counters.insert("backlog".to_owned(), 0);
         for state in TaskState::ALL.into_iter().filter(|state| *state != TaskState::Pending) {
             counters.insert(state.as_str().to_lowercase(), count(&|task| task.state == state));
         }

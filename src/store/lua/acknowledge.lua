@@ -43,3 +43,6 @@ local function forget(keys, args)
   redis.pcall('XGROUP', 'DELCONSUMER', keys[1], args[1], args[2])
   return { 'ok' }
 end
+
+register('acknowledge', acknowledge, DRAINS)
+register('forget', forget, DRAINS)

@@ -11,32 +11,6 @@ Returns { 'ok', gone, lost } | { 'stranger' } (nobody knows the replica: it must
         gone: ids that are not the replica's any more; lost: claimed for it by a call whose answer it never got, in
         the form that claim answers. O(held tasks + streams).
 ]]
--- All streams that tasks may be delivered from, in a stable order.
-local function all_streams(ctx)
-  local streams = {}
-  for _, queue in ipairs(queue_names(ctx)) do
-    for rank = 0, 3 do streams[#streams + 1] = queue_stream(ctx, queue, rank) end
-  end
-  local parks = redis.call('SMEMBERS', ctx.prefix .. 'parks')
-  table.sort(parks)
-  for _, name in ipairs(parks) do
-    for rank = 0, 3 do streams[#streams + 1] = park_stream(ctx, name, rank) end
-  end
-  return streams
-end
-
--- Entries of a stream that are delivered to a consumer and not finished; nothing where the group is missing.
-local function pending_of(stream, consumer, count)
-  local reply = redis.pcall('XPENDING', stream, GROUP, '-', '+', count, consumer)
-  if reply.err then return {} end
-  return reply
-end
-
-local function task_of_entry(stream, id)
-  local entry = redis.call('XRANGE', stream, id, id)[1]
-  return entry and entry[2] and entry[2][2]
-end
-
 local function beat(keys, args)
   local ctx, refusal = open(keys, args[1])
   if not ctx then return refusal end
@@ -71,7 +45,9 @@ local function beat(keys, args)
           local raw = redis.call('GET', task_key(ctx, id))
           local h = read_header(raw)
           if h and h[STATE] == RUNNING and h[OWNER] == replica then
-            lost[#lost + 1] = { id, h[ATTEMPT], h[SLOT], raw }
+            local one = { id, h[ATTEMPT], h[SLOT], raw }
+            if has(h, HAS_DEPENDENCIES) then one[5] = read_inputs(ctx, id) end
+            lost[#lost + 1] = one
           end
         end
       end
@@ -79,3 +55,5 @@ local function beat(keys, args)
   end
   return { 'ok', gone, lost }
 end
+
+register('beat', beat, DRAINS)

@@ -17,3 +17,5 @@ local function claim(keys, args)
   close(ctx)
   return { 'ok', started, bells }
 end
+
+register('claim', claim, DRAINS)

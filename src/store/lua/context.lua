@@ -9,6 +9,7 @@ local SCHEMA = '1'
 local FIELDS = {
   'schema', 'max_size', 'max_running', 'overdue_ms', 'waiting_ms', 'p0', 'p1', 'p2', 'p3',
   'running', 'completed', 'failed', 'timeout', 'cancelled', 'duration_ms', 'served', 'parked', 'entry_ms', 'entry_seq',
+  'opening', 'backlog',
 }
 -- The first of FIELDS that is a counter.
 local FIRST_COUNTER = 6
@@ -70,6 +71,8 @@ local function open(keys, replica)
     waiting_ms = tonumber(values[5]) or 0,
     writes = {},
     retired = {},
+    endings = {},
+    groups = {},
     streams = {},
     milliseconds = {},
   }
@@ -93,9 +96,25 @@ local function flush(ctx)
   ctx.writes = {}
 end
 
--- Writes the gathered records and the counters that changed.
+-- Writes the fields of groups that changed.
+local function save_groups(ctx)
+  for id, group in pairs(ctx.groups) do
+    local changed = { 'HSET', ctx.prefix .. 'w:' .. id }
+    for field, before in pairs(group and group.before or {}) do
+      local value = group[field]
+      if value ~= before then
+        changed[#changed + 1] = field
+        changed[#changed + 1] = type(value) == 'number' and string.format('%d', value) or value
+      end
+    end
+    if #changed > 2 then redis.call(unpack(changed)) end
+  end
+end
+
+-- Writes the gathered records, and what changed of groups and counters.
 local function close(ctx)
   flush(ctx)
+  save_groups(ctx)
   local changed = { 'HSET', ctx.meta }
   for i = FIRST_COUNTER, #FIELDS do
     local value = ctx.count[FIELDS[i]]

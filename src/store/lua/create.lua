@@ -6,20 +6,16 @@ KEYS    1 meta    hash    the partition's schema, limits and counters
 ARGV    1 replica  2 who asks: any (the name needs no handler), named (it does), stream (it does, and triggers of
         other replicas may wait), turn (as stream, and the caller holds the oldest trigger that waits)  3 free slots ("0,3")  4 runs any task ('1' or '0')  5 max_wait_ms
         then five for each task: id, routing ("name queue rank max_retries start group", where start is '-', '+delay_ms'
-        or due ms and group '-' or the workflow's id), origin (cause, or "cause \n correlation_id \n trace"), payload
-        (of the created event, JSON without its last members and brace), body (see record.lua)
+        or due ms and group '-' or the workflow's id; behind it, where the task has any of them, " key ids...": the caller's
+        own name or '-', and keys or ids of what it depends on), origin (cause, or "cause \n correlation_id \n trace"),
+        payload (of the created event, JSON without its last members and brace), body (see record.lua)
 Returns { 'ok', { word, ... }, started } with a word for each task in order: ok, duplicate (exists; nothing changed),
         unknown (no replica has registered the name within the last hour), full (this and all after it must wait),
-        queues (there are as many queues as there may be, and this would be one more);
+        queues (there are as many queues as there may be, and this would be one more), unresolved (it depends on something
+        not known; with the name behind a space), key (its key is another's), ended (its workflow has ended);
         or { 'schema', found }. O(tasks).
 ]]
 local CREATE_ARGS = 5
-local HANDLER_MEMORY_MS = 3600000
--- How long triggers that found the queue full are taken to wait; they ask again much sooner.
-local WAITING_MS = 1000
--- Every claim looks at every queue, so their number is bounded.
-local QUEUES_MAX = 256
-
 -- Whether tasks may wait in a queue: it is known, or there is room for one more.
 local function has_place(ctx, queue)
   local registry = ctx.prefix .. 'queues'
@@ -28,21 +24,73 @@ end
 
 -- What a routing says; most tasks of a batch share one.
 local function parse_routing(text)
-  local name, queue, rank, max_retries, start, group = string.match(text, '^(%S+) (%S+) (%d) (%d+) (%S+) (%S+)$')
-  return {
-    name = name, queue = queue, rank = tonumber(rank), max_retries = tonumber(max_retries),
-    start = start ~= '-' and start or nil, group = group ~= '-' and group or nil,
+  local name, queue, rank, max_retries, start, group, rest =
+    string.match(text, '^(%S+) (%S+) (%d) (%d+) (%S+) (%S+) ?(.*)$')
+  local routing = {
+    name = name, queue = queue, rank = tonumber(rank), max_retries = tonumber(max_retries), start = start,
+    group = group ~= '-' and group or nil,
   }
+  if rest ~= '' then
+    local key, depends_on = string.match(rest, '^(%S+) ?(.*)$')
+    routing.key = key ~= '-' and key or nil
+    routing.depends_on = {}
+    for name_or_id in string.gmatch(depends_on, '%S+') do
+      routing.depends_on[#routing.depends_on + 1] = name_or_id
+    end
+  end
+  return routing
+end
+
+-- Finds what a task depends on: a list of { id, name, header, raw }, or nil and the name that is not known.
+local function resolve(ctx, routing)
+  local found = {}
+  flush(ctx)
+  for _, name in ipairs(routing.depends_on) do
+    local id = routing.group and redis.call('HGET', ctx.prefix .. 'keys:' .. routing.group, name)
+    if not id and #name == 36 then id = name end
+    local raw = id and redis.call('GET', task_key(ctx, id))
+    local h = read_header(raw)
+    if not h then return nil, name end
+    local _, _, _, _, group = read_body(raw)
+    if group ~= (routing.group or '') or has(h, IS_STEP) or has(h, IS_COMPENSATION) then return nil, name end
+    found[#found + 1] = { id = id, name = name, h = h, raw = raw }
+  end
+  return found
+end
+
+-- Writes down what a new task depends on. Answers whom it waits for, as JSON strings, and the root of a failure that
+-- came before it.
+local function depend(ctx, id, h, routing, parents)
+  local hash, blocked, failed, left = { 'HSET', dependencies_key(ctx, id) }, {}, nil, 0
+  for _, parent in ipairs(parents) do
+    local state = parent.h[STATE]
+    local letter = '0'
+    if state == PENDING or state == RUNNING or (state ~= COMPLETED and has(h, WAITS_ANYWAY)) then
+      letter = '1'
+      left = left + 1
+      blocked[#blocked + 1] = '"' .. parent.id .. '"'
+      redis.call('RPUSH', dependents_key(ctx, parent.id), id)
+      redis.call('SETRANGE', task_key(ctx, parent.id), FLAGS_AT, string.char(bit.bor(parent.h[FLAGS], HAS_DEPENDENTS)))
+    elseif state ~= COMPLETED and not has(h, RUNS_ANYWAY) then
+      failed = failed or root_of(parent.raw, parent.h) or parent.id
+    end
+    hash[#hash + 1] = parent.id
+    hash[#hash + 1] = letter .. parent.name
+  end
+  for first = 3, #hash, CHUNK do
+    redis.call('HSET', hash[2], unpack(hash, first, math.min(first + CHUNK - 1, #hash)))
+  end
+  redis.call('HSET', hash[2], 'left', left, 'start', routing.start)
+  set_flag(h, HAS_DEPENDENCIES)
+  return blocked, failed
 end
 
 local function create(keys, args)
   local ctx, refusal = open(keys, args[1])
   if not ctx then return refusal end
   local strict, from_stream = args[2] ~= 'any', args[2] == 'stream' or args[2] == 'turn'
-  -- While the oldest trigger waits for room, none behind it may slip in; a moment further away than any such wait was
-  -- written by a clock that has gone back since.
-  local must_wait = args[2] == 'stream' and ctx.now < ctx.waiting_ms and ctx.waiting_ms <= ctx.now + WAITING_MS
-  local total = ctx.count.p0 + ctx.count.p1 + ctx.count.p2 + ctx.count.p3 + ctx.count.running
+  local must_wait = must_wait_for_older(ctx, args[2])
+  local total = total_tasks(ctx)
   local count = math.floor((#args - 5) / CREATE_ARGS)
   local ids, existing = {}, {}
   for i = 1, count do ids[i] = args[6 + (i - 1) * CREATE_ARGS] end
@@ -88,27 +136,44 @@ local function create(keys, args)
       for rest = i, count do words[rest] = 'full' end
       break
     else
-      local rank = routing.rank
-      local h = { PENDING, QUEUED, rank, 0, 0, 0, routing.max_retries, 1, 0, 0, NOBODY, 0, ctx.now, 0, 0, #body }
-      local run_at = 'null'
-      local due
-      if routing.start then
-        local delay = string.match(routing.start, '^%+(%d+)$')
-        due = delay and ctx.now + tonumber(delay) or tonumber(routing.start)
-        run_at = '"' .. iso(due) .. '"'
+      local group = routing.group and load_group(ctx, routing.group)
+      local parents, unknown, refused
+      if group and (group.state ~= 'R' or group.stop ~= '' or group.kind ~= 'workflow') then
+        refused = group.state == 'S' and 'unresolved ' .. routing.group or 'ended'
+      elseif routing.depends_on and #routing.depends_on > 0 then
+        parents, unknown = resolve(ctx, routing)
+        if not parents then refused = 'unresolved ' .. unknown end
       end
-      if due and due > ctx.now then
-        h[PLACE] = DELAYED
-        redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', due), id)
+      if not refused and routing.key and routing.group
+        and redis.call('HSETNX', ctx.prefix .. 'keys:' .. routing.group, routing.key, id) == 0 then
+        refused = 'key'
+      end
+      if refused then
+        words[i] = refused
       else
-        enqueue(ctx, id, h, routing.queue)
+      local rank = routing.rank
+      local h = { PENDING, QUEUED, rank, 0, 0, 0, 0, routing.max_retries, 1, 0, 0, NOBODY, 0, ctx.now, 0, 0, #body }
+      if group then
+        h[FLAGS] = IN_GROUP + (group.policy == 'run' and RUNS_ANYWAY or group.policy == 'wait' and WAITS_ANYWAY or 0)
+        group.total = group.total + 1
+        group.left = group.left + 1
+      end
+      local blocked, failed = {}, nil
+      if parents then blocked, failed = depend(ctx, id, h, routing, parents) end
+      local due = due_of(routing.start, ctx.now)
+      local run_at = due and '"' .. iso(due) .. '"' or 'null'
+      if failed or #blocked > 0 then
+        h[PLACE] = BLOCKED
+      else
+        place(ctx, id, h, routing.queue, due)
       end
       local cause, correlation, trace = origin, origin, nil
       if string.find(origin, '\n', 1, true) then
         cause, correlation, trace = string.match(origin, '^([^\n]*)\n([^\n]*)\n(.*)$')
       end
       emit(ctx, 'orchestration.task.created', id, 1, correlation, cause,
-        payload .. ',"run_at":' .. run_at .. ',"created_at":"' .. ctx.iso .. '"}', trace)
+        payload .. ',"blocked_by":[' .. table.concat(blocked, ',') .. '],"run_at":' .. run_at .. ',"created_at":"' ..
+        ctx.iso .. '"}', trace)
       if #body <= SMALL_BYTES then
         local writes = ctx.writes
         local written = #writes
@@ -123,10 +188,17 @@ local function create(keys, args)
       total = total + 1
       existing[id] = true
       words[i] = 'ok'
+      if failed then
+        cancel_task(ctx, id, pack_header(h) .. body, h, 'dependency_failed', id .. '/1', '', failed)
+      end
+      end
     end
   end
+  follow(ctx, FOLLOW_BUDGET)
   local started = take(ctx, { slots = parse_slots(args[3]), any = args[4] == '1', max_wait_ms = tonumber(args[5]) })
   retire(ctx)
   close(ctx)
   return { 'ok', words, started }
 end
+
+register('create', create, ADDS)

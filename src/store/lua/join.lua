@@ -33,3 +33,5 @@ local function join(keys, args)
   ring(ctx, 'joined', replica)
   return { 'ok' }
 end
+
+register('join', join, DRAINS)

@@ -18,3 +18,5 @@ local function leave(keys, args)
   forget_replica(ctx, args[1])
   return { 'ok' }
 end
+
+register('leave', leave, DRAINS)

@@ -14,3 +14,5 @@ local function limits(keys, args)
   ring(ctx, 'room', '')
   return { 'ok' }
 end
+
+register('limits', limits, DRAINS)

@@ -1,11 +1,14 @@
 --[[
-promote: queues delayed tasks whose time has come.
+promote: queues delayed tasks whose time has come, and goes on with long work that others began (see follow.lua).
 
 KEYS    1 meta    hash    the partition's schema, limits and counters
         2 none    -       never exists
 ARGV    1 replica  2 limit
-Returns { 'ok', promoted, next_ms (until the next is due; -1 when none waits) } | { 'schema', found }. O(limit log timers).
+Returns { 'ok', promoted, next_ms (until the next is due, 0 while long work is left; -1 when none waits) } | { 'schema', found }. O(limit log timers).
 ]]
+-- How many items of long work one call looks at.
+local BACKLOG_ITEMS = 64
+
 local function promote(keys, args)
   local ctx, refusal = open(keys, args[1])
   if not ctx then return refusal end
@@ -25,9 +28,19 @@ local function promote(keys, args)
   for first = 1, #ids, CHUNK do
     redis.call('ZREM', timers, unpack(ids, first, math.min(first + CHUNK - 1, #ids)))
   end
+  if ctx.count.backlog > 0 then
+    ctx.work = redis.call('LPOP', ctx.prefix .. 'work', BACKLOG_ITEMS) or {}
+    ctx.count.backlog = ctx.count.backlog - #ctx.work
+    follow(ctx, FOLLOW_BUDGET)
+    retire(ctx)
+    count_rate(ctx)
+  end
   close(ctx)
+  if ctx.count.backlog > 0 then return { 'ok', #ids, 0 } end
   local head = redis.call('ZRANGE', timers, 0, 0, 'WITHSCORES')
   local next_ms = -1
   if head[2] then next_ms = math.max(0, tonumber(head[2]) - ctx.now) end
   return { 'ok', #ids, next_ms }
 end
+
+register('promote', promote, DRAINS)

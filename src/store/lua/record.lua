@@ -2,19 +2,26 @@
 record: one task as one string, a header of fixed width that changes and a body that does not.
 
 A string, since MGET and MSET move a whole batch in one command each; as hashes the same batch costs three times the
-CPU. The body is `queue \n task_name \n workflow_id \n trigger_event_id \n correlation_id \n trace \n spec`: the event id
-as the inside of a JSON string, the correlation id empty where it is the event id, the spec JSON that passes through
-untouched. Behind the body stands the result of a
+CPU. The body is `queue \n task_name \n group \n trigger_event_id \n correlation_id \n trace \n spec`: the group is a workflow's
+id, or a saga's with a space and the step behind it; the event id is the inside of a JSON string, the correlation id empty
+where it is the event id, the spec JSON that passes through untouched. Behind the body stands the result of a
 completed task, or the error of a failed one. What few tasks need (the errors of earlier attempts) is in a hash beside it.
 `src/store/record.rs` reads the same layout.
 ]]
-local HEADER = '>BBBBI4I3I3I4I6I4c10HI6I6I6I4'
-local HEADER_BYTES = 62
-local STATE, PLACE, RANK, LOSSES, ATTEMPT, RETRIES, MAX_RETRIES, SEQ = 1, 2, 3, 4, 5, 6, 7, 8
-local ENTRY_MS, ENTRY_SEQ, OWNER, SLOT, CREATED, STARTED, FINISHED, BODY = 9, 10, 11, 12, 13, 14, 15, 16
+local HEADER = '>BBBBBI4I3I3I4I6I4c10HI6I6I6I4'
+local HEADER_BYTES = 63
+local STATE, PLACE, RANK, LOSSES, FLAGS, ATTEMPT, RETRIES, MAX_RETRIES, SEQ = 1, 2, 3, 4, 5, 6, 7, 8, 9
+local ENTRY_MS, ENTRY_SEQ, OWNER, SLOT, CREATED, STARTED, FINISHED, BODY = 10, 11, 12, 13, 14, 15, 16, 17
 local PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT, CANCELLED = 80, 82, 67, 70, 84, 88
--- Where a pending task waits: in its queue, parked until a replica with its handler asks, or delayed.
-local QUEUED, PARKED, DELAYED = 81, 75, 68
+-- Where a pending task waits: in its queue, parked until a replica with its handler asks, delayed, or for others to end.
+local QUEUED, PARKED, DELAYED, BLOCKED = 81, 75, 68, 66
+-- Part of a group that is not told of yet: to everybody else there is no such task.
+local STAGED = 83
+-- What few tasks have to do with: a record's flags. Most tasks have none, and cost nothing for it.
+local HAS_DEPENDENCIES, HAS_DEPENDENTS, IN_GROUP, IS_STEP, IS_COMPENSATION, IN_DOUBT, RUNS_ANYWAY, WAITS_ANYWAY =
+  1, 2, 4, 8, 16, 32, 64, 128
+-- Where the flags stand in a record.
+local FLAGS_AT = 4
 local NOBODY = '----------'
 -- Above this size a change of the header is written in place instead of rewriting the whole string.
 local SMALL_BYTES = 2048
@@ -27,15 +34,29 @@ local function read_header(raw)
   return { struct.unpack(HEADER, raw) }
 end
 
--- queue, head, correlation_id, trace, where head is what the payloads of all the task's events share.
+local function has(h, flag) return bit.band(h[FLAGS], flag) ~= 0 end
+
+local function set_flag(h, flag) h[FLAGS] = bit.bor(h[FLAGS], flag) end
+
+-- queue, head, correlation_id, trace, group, step, where head is what the payloads of all the task's events share.
 local function read_body(raw)
-  local queue, name, workflow, event, correlation, trace =
+  local queue, name, group, event, correlation, trace =
     string.match(raw, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n', HEADER_BYTES + 1)
-  if workflow == '' then workflow = 'null' else workflow = '"' .. workflow .. '"' end
+  local workflow, step = 'null', nil
+  if group ~= '' then
+    local space = string.find(group, ' ', 1, true)
+    if space then
+      step = string.sub(group, space + 1)
+      group = string.sub(group, 1, space - 1)
+      workflow = 'null,"saga_id":"' .. group .. '","step":"' .. step .. '"'
+    else
+      workflow = '"' .. group .. '"'
+    end
+  end
   -- Left out where it is the trigger's id, as it is unless a caller named a chain.
   if correlation == '' then correlation = event end
   return queue, '"task_name":"' .. name .. '","workflow_id":' .. workflow .. ',"trigger_event_id":"' .. event .. '"',
-    correlation, trace
+    correlation, trace, group, step
 end
 
 local function pack_header(h)

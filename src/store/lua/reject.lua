@@ -38,3 +38,5 @@ local function reject(keys, args)
   close(ctx)
   return { 'ok', words }
 end
+
+register('reject', reject, ADDS)

@@ -52,3 +52,5 @@ local function statistics(keys, args)
   end
   return { 'ok', counters, queues, oldest, recent, redis.call('ZCARD', ctx.prefix .. 'dead'), replicas }
 end
+
+register('statistics', statistics, LOOKS)

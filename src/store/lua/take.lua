@@ -128,7 +128,7 @@ local function start(ctx, request, entries, stream, started)
       -- Not the entry that this task waits in: an outsider's, or one whose task is gone.
       finish_entry(ctx, stream.key, ms, seq)
     else
-      local _, head, correlation, trace = read_body(raw)
+      local _, head, correlation, trace, group, step = read_body(raw)
       local name = task_name_of(head)
       if not stream.parked and not can_run(ctx, request, name) then
         local park = park_stream(ctx, name, h[RANK])
@@ -156,7 +156,12 @@ local function start(ctx, request, entries, stream, started)
           '"worker_id":"' .. ctx.replica .. '/' .. digits(slot) .. '","started_at":"' .. ctx.iso .. '"')
         save(ctx, keys[i], raw, h)
         -- The record as it was: whoever runs the task needs of it only what this claim does not change.
-        started[#started + 1] = { id, h[ATTEMPT], slot, raw }
+        local one = { id, h[ATTEMPT], slot, raw }
+        if h[FLAGS] ~= 0 then
+          if has(h, IS_STEP) and h[ATTEMPT] == 1 then step_started(ctx, id, group, step) end
+          if has(h, HAS_DEPENDENCIES) then one[5] = read_inputs(ctx, id) end
+        end
+        started[#started + 1] = one
       end
     end
   end

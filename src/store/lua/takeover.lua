@@ -21,24 +21,6 @@ local function lose(ctx, id, raw, h, problem)
   fail_attempt(ctx, id, task_key(ctx, id), raw, h, body, outcome, 0, problem, 'lost')
 end
 
--- Removes a replica that holds nothing any more, with its consumers; answers whether it is gone. Removing a consumer
--- with pending entries would lose them, so each is counted first.
-local function forget_replica(ctx, replica)
-  local gone = true
-  for _, stream in ipairs(all_streams(ctx)) do
-    if #pending_of(stream, replica, 1) > 0 then
-      gone = false
-    else
-      redis.pcall('XGROUP', 'DELCONSUMER', stream, GROUP, replica)
-    end
-  end
-  if gone then
-    redis.call('HDEL', ctx.prefix .. 'beats', replica)
-    redis.call('DEL', ctx.prefix .. 'can:' .. replica, ctx.prefix .. 'replica:' .. replica)
-  end
-  return gone
-end
-
 local function takeover(keys, args)
   local ctx, refusal = open(keys, args[1])
   if not ctx then return refusal end
@@ -62,6 +44,7 @@ local function takeover(keys, args)
       moved = moved + 1
     end
   end
+  follow(ctx, FOLLOW_BUDGET)
   retire(ctx)
   count_rate(ctx)
   close(ctx)
@@ -76,3 +59,5 @@ local function takeover(keys, args)
   end
   return { 'ok', moved, done and '1' or '0' }
 end
+
+register('takeover', takeover, DRAINS)

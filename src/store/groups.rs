@@ -1,0 +1,400 @@
+//! Workflows and sagas as typed calls: made whole, looked at, ended.
+
+use serde_json::value::RawValue;
+
+use super::connection::Args;
+use super::functions::{Appetite, Asker, Claimed, claimed};
+use super::library::Function;
+use super::record::NewTask;
+use super::reply::{string, text, worded};
+use super::{Store, StoreError};
+use crate::domain::id::{Name, Partition, ReplicaId, TaskId};
+
+/// How many tasks one call stages at most.
+const STAGE_TASKS: usize = 100;
+/// How many dependencies one call stages at most, where a task has fewer.
+const STAGE_EDGES: usize = 1000;
+/// How many bytes one call stages at most, where a task has fewer.
+const STAGE_BYTES: usize = 256 << 10;
+
+/// What kind of group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupKind {
+    /// Tasks with edges.
+    Workflow,
+    /// Tasks with edges and a way back.
+    Saga,
+}
+
+impl GroupKind {
+    /// Its name in the record.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Workflow => "workflow",
+            Self::Saga => "saga",
+        }
+    }
+}
+
+/// A task of a group that is to be made.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The task.
+    pub task: NewTask,
+    /// Its flags, see [`super::record::Flags`].
+    pub flags: u8,
+    /// What it depends on, with the name of each input.
+    pub depends_on: Vec<(TaskId, Name)>,
+}
+
+/// A group that is to be made.
+#[derive(Debug, Clone)]
+pub struct NewGroup {
+    /// Its id.
+    pub id: Name,
+    /// What it is.
+    pub kind: GroupKind,
+    /// Derived from what asked for it: the same request makes it once.
+    pub identity: TaskId,
+    /// Its name, for people.
+    pub name: Option<String>,
+    /// What happens to tasks that join later when something they depend on fails: `cancel`, `run` or `wait`.
+    pub policy: &'static str,
+    /// The priority of tasks that join and name none.
+    pub priority: Option<&'static str>,
+    /// The chain that it belongs to.
+    pub correlation_id: String,
+    /// The event that asked for it.
+    pub event_id: String,
+    /// W3C trace context: `traceparent` and `tracestate`.
+    pub trace: Option<(String, Option<String>)>,
+    /// Its tasks, those that others depend on before them.
+    pub members: Vec<Member>,
+    /// The fields of a saga's steps.
+    pub steps: Vec<(String, String)>,
+    /// Names that must be known beside those of the tasks: what undoes a saga's steps.
+    pub more_names: Vec<Name>,
+}
+
+/// What became of a group that was to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Staged {
+    /// It exists now.
+    Ok,
+    /// This request had made it before; nothing changed.
+    Duplicate,
+    /// Another request had made one of this id; nothing changed.
+    Taken,
+    /// No replica has registered this task name within the last hour; nothing changed.
+    Unknown(String),
+    /// The queue is full; nothing changed.
+    Full,
+    /// There would be more named queues than there may be; nothing changed.
+    TooManyQueues,
+}
+
+/// What became of the wish to end a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// It is ending.
+    Ok,
+    /// It had ended before.
+    Terminal,
+    /// There is no such group.
+    Missing,
+    /// It is a saga behind its pivot: there is no way back.
+    Passed,
+}
+
+impl NewGroup {
+    /// What the group's own events share, and its policy.
+    fn head(&self) -> String {
+        let name = self
+            .name
+            .as_ref()
+            .map_or_else(|| "null".to_owned(), |name| super::record::json_text(name));
+        let trace = match &self.trace {
+            Some((parent, Some(state))) => format!("{parent}\u{1f}{state}"),
+            Some((parent, None)) => parent.clone(),
+            None => String::new(),
+        };
+        let priority = self.priority.unwrap_or_default();
+        format!(
+            "{name}\n{}\n{priority}\n{}\n{}\n{trace}",
+            self.policy, self.correlation_id, self.event_id
+        )
+    }
+
+    fn names(&self) -> String {
+        let tasks = self.members.iter().map(|member| &member.task.trigger.task_name);
+        distinct(tasks.chain(&self.more_names).map(Name::as_str))
+    }
+
+    fn queues(&self) -> String {
+        distinct(self.members.iter().map(|member| member.task.queue.as_str()))
+    }
+
+    /// Where to cut the tasks, so that no call keeps Redis for long.
+    fn chunks(&self) -> Vec<&[Member]> {
+        let mut chunks = Vec::new();
+        let (mut from, mut edges, mut bytes) = (0, 0, 0);
+        for (place, member) in self.members.iter().enumerate() {
+            let size = member.task.trigger.args.get().len() + member.task.trigger.kwargs.get().len();
+            if place > from
+                && (place - from >= STAGE_TASKS
+                    || edges + member.depends_on.len() > STAGE_EDGES
+                    || bytes + size > STAGE_BYTES)
+            {
+                chunks.push(&self.members[from..place]);
+                (from, edges, bytes) = (place, 0, 0);
+            }
+            edges += member.depends_on.len();
+            bytes += size;
+        }
+        chunks.push(&self.members[from..]);
+        chunks
+    }
+}
+
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: std::collections::BTreeSet<&str> = names.collect();
+    names.into_iter().collect::<Vec<_>>().join(",")
+}
+
+fn netstrings(fields: &[(String, String)]) -> String {
+    let mut text = String::new();
+    for part in fields.iter().flat_map(|(name, value)| [name, value]) {
+        text.push_str(&part.len().to_string());
+        text.push(':');
+        text.push_str(part);
+        text.push(',');
+    }
+    text
+}
+
+impl Store {
+    /// Makes a group, whole or not at all, and hands out work for the free slots with the last of its calls.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; calling again is safe.
+    pub async fn stage(
+        &self,
+        actor: ReplicaId,
+        asker: Asker,
+        appetite: &Appetite,
+        group: &NewGroup,
+    ) -> Result<(Staged, Vec<Claimed>), StoreError> {
+        let partition = Partition::of_name(group.id.as_str(), self.partition_count());
+        let chunks = group.chunks();
+        let none = Appetite::none();
+        let (identity, head) = (group.identity.to_string(), group.head());
+        let mut place = 0;
+        loop {
+            let (is_first, is_last) = (place == 0, place + 1 == chunks.len());
+            let mut args = Args::default();
+            args.show(actor).push(asker.as_str());
+            if is_last { appetite } else { &none }.push(&mut args);
+            args.push(group.id.as_str())
+                .push(group.kind.as_str())
+                .push(identity.as_str())
+                .flag(is_first)
+                .flag(is_last)
+                .push(head.as_str());
+            if is_first {
+                args.push(group.names())
+                    .push(group.queues())
+                    .push(netstrings(&group.steps));
+            } else {
+                args.push("").push("").push("");
+            }
+            for member in chunks[place] {
+                args.show(member.task.id)
+                    .push(member.task.staged_routing(member.flags, &member.depends_on))
+                    .push(member.task.created_payload())
+                    .push(member.task.body());
+            }
+            let (_, mut rest) = worded(self.call(Function::Stage, partition, args).await?, "stage")?;
+            let word = rest.next().and_then(string).ok_or(StoreError::Protocol("stage"))?;
+            let staged = match word.as_str() {
+                "more" => {
+                    place += 1;
+                    continue;
+                }
+                // It was swept meanwhile: from the start.
+                "again" => {
+                    place = 0;
+                    continue;
+                }
+                "ok" => Staged::Ok,
+                "duplicate" => Staged::Duplicate,
+                "taken" => Staged::Taken,
+                "full" => Staged::Full,
+                "queues" => Staged::TooManyQueues,
+                other => match other.strip_prefix("unknown ") {
+                    Some(name) => Staged::Unknown(name.to_owned()),
+                    None => return Err(StoreError::Protocol("stage")),
+                },
+            };
+            return Ok((staged, claimed(rest.next(), "stage")?));
+        }
+    }
+
+    /// Ends a workflow or a saga before its time. `cause` is the `event_id` of the command that asks, `message` the
+    /// caller's own words.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; calling again is safe.
+    pub async fn stop(
+        &self,
+        actor: ReplicaId,
+        kind: GroupKind,
+        id: &Name,
+        cause: Option<&str>,
+        message: Option<&str>,
+    ) -> Result<Stopped, StoreError> {
+        let partition = Partition::of_name(id.as_str(), self.partition_count());
+        let members = message.map_or(String::new(), |text| {
+            format!(",\"message\":{}", super::record::json_text(text))
+        });
+        let mut args = Args::default();
+        args.show(actor)
+            .push(kind.as_str())
+            .push(cause.unwrap_or_default())
+            .push(members)
+            .push(id.as_str());
+        self.group_word(Function::Stop, partition, args).await
+    }
+
+    /// Lets a saga try again what it could not undo.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; calling again is safe.
+    pub async fn resume(&self, actor: ReplicaId, id: &Name, who: &str) -> Result<Stopped, StoreError> {
+        let partition = Partition::of_name(id.as_str(), self.partition_count());
+        let mut args = Args::default();
+        args.show(actor).push(id.as_str()).push(super::record::json_text(who));
+        self.group_word(Function::Resume, partition, args).await
+    }
+
+    async fn group_word(&self, function: Function, partition: Partition, args: Args) -> Result<Stopped, StoreError> {
+        const NAME: &str = "stop";
+        let (_, mut rest) = worded(self.call(function, partition, args).await?, NAME)?;
+        let word = rest.next();
+        match word.as_ref().and_then(text) {
+            Some("ok") => Ok(Stopped::Ok),
+            Some("terminal") => Ok(Stopped::Terminal),
+            Some("missing") => Ok(Stopped::Missing),
+            Some("passed") => Ok(Stopped::Passed),
+            Some(_) | None => Err(StoreError::Protocol(NAME)),
+        }
+    }
+
+    /// A group's record; `None` where nobody started one of this id.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn group(&self, id: &Name) -> Result<Option<Group>, StoreError> {
+        let fields = self.hash(&self.keys().group_record(id, self.partition_count())).await?;
+        Ok(Group::read(fields))
+    }
+
+    /// The priorities that started workflows give to tasks that name none, where they do, in order.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn group_priorities(&self, ids: &[&Name]) -> Result<Vec<Option<String>>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::pipe();
+        for id in ids {
+            pipeline
+                .cmd("HGET")
+                .arg(self.keys().group_record(id, self.partition_count()))
+                .arg("priority");
+        }
+        let values = self.send_all(&pipeline).await?;
+        Ok(values
+            .into_iter()
+            .map(|value| string(value).filter(|priority| !priority.is_empty()))
+            .collect())
+    }
+
+    /// The fields of a saga's steps.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn steps(&self, saga: &Name) -> Result<Vec<(String, String)>, StoreError> {
+        self.hash(&self.keys().steps(saga, self.partition_count())).await
+    }
+}
+
+/// A started workflow or saga as it is right now.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// What it is.
+    pub kind: GroupKind,
+    /// A letter, see `lua/saga.lua` and `lua/follow.lua`; never `S`, of which nobody is told.
+    pub state: char,
+    /// Its name, JSON.
+    pub name: Box<RawValue>,
+    /// How many tasks it has; of a saga, how many steps.
+    pub total: u64,
+    /// How many have not ended.
+    pub left: u64,
+    /// How many completed.
+    pub completed: u64,
+    /// How many failed for good.
+    pub failed: u64,
+    /// How many timed out for good.
+    pub timeout: u64,
+    /// How many were cancelled.
+    pub cancelled: u64,
+    /// The task whose failure is the reason that it does not complete.
+    pub root_cause: Option<String>,
+    /// Of a saga: the step that failed.
+    pub failed_step: Option<String>,
+    /// The chain that it belongs to.
+    pub correlation_id: String,
+    /// When it was made known, ms since the epoch.
+    pub created_ms: i64,
+    /// When it ended.
+    pub finished_ms: Option<i64>,
+}
+
+impl Group {
+    fn read(fields: Vec<(String, String)>) -> Option<Self> {
+        let fields: std::collections::HashMap<String, String> = fields.into_iter().collect();
+        let text = |name: &str| fields.get(name).filter(|value| !value.is_empty()).cloned();
+        let number = |name: &str| text(name).and_then(|value| value.parse().ok()).unwrap_or_default();
+        let moment = |name: &str| text(name).and_then(|value| value.parse::<i64>().ok());
+        let state = text("state")?.chars().next().filter(|state| *state != 'S')?;
+        Some(Self {
+            kind: if text("kind")? == "saga" {
+                GroupKind::Saga
+            } else {
+                GroupKind::Workflow
+            },
+            state,
+            name: RawValue::from_string(text("name").unwrap_or_else(|| "null".to_owned())).ok()?,
+            total: number("total"),
+            left: number("left"),
+            completed: number("completed"),
+            failed: number("failed"),
+            timeout: number("timeout"),
+            cancelled: number("cancelled"),
+            root_cause: text("root"),
+            failed_step: text("failed_step"),
+            correlation_id: text("correlation").unwrap_or_default(),
+            created_ms: moment("created_ms").unwrap_or_default(),
+            finished_ms: moment("finished_ms").filter(|ms| *ms > 0),
+        })
+    }
+}

@@ -1,0 +1,22 @@
+--[[
+admit: who may come in.
+]]
+local HANDLER_MEMORY_MS = 3600000
+-- How long triggers that found the queue full are taken to wait; they ask again much sooner.
+local WAITING_MS = 1000
+-- Every claim looks at every queue, so their number is bounded.
+local QUEUES_MAX = 256
+
+-- How many tasks are not terminal, those included that are not told of yet.
+local function total_tasks(ctx)
+  local count = ctx.count
+  return count.p0 + count.p1 + count.p2 + count.p3 + count.running + count.opening
+end
+
+local function has_room(ctx) return ctx.max_size == 0 or total_tasks(ctx) < ctx.max_size end
+
+-- While the oldest trigger waits for room, none behind it may slip in; a moment further away than any such wait was
+-- written by a clock that has gone back since.
+local function must_wait_for_older(ctx, asker)
+  return asker == 'stream' and ctx.now < ctx.waiting_ms and ctx.waiting_ms <= ctx.now + WAITING_MS
+end

@@ -1,0 +1,120 @@
+--[[
+group: what a workflow and a saga have in common: tasks that belong together, and a record of the whole.
+
+The record is the hash `w:<id>`. A call reads it once, changes its copy, and `close` writes back what changed. Tasks
+that only carry the name of a workflow nobody started have no such record. The ids of all tasks of a group stand in the
+list `group:<id>` in the order in which they came; `keys:<id>` maps the caller's own names for them to their ids.
+]]
+-- The counter of each way to end.
+local ENDED = { [COMPLETED] = 'completed', [FAILED] = 'failed', [TIMEOUT] = 'timeout', [CANCELLED] = 'cancelled' }
+
+local load_group, count_group, emit_group, place, state_counts
+do
+  local FIELDS = {
+    'kind', 'state', 'name', 'seq', 'total', 'left', 'completed', 'failed', 'timeout', 'cancelled', 'policy',
+    'priority', 'correlation', 'cause', 'trace', 'created_ms', 'finished_ms', 'root', 'stop', 'abort', 'passed', 'failed_step', 'identity',
+    'first',
+  }
+  local NUMBERS = { seq = 1, total = 1, left = 1, completed = 1, failed = 1, timeout = 1, cancelled = 1, created_ms = 1,
+    finished_ms = 1, first = 1 }
+
+  -- A group's record as a table of its fields, false where there is none.
+  load_group = function(ctx, id)
+    local group = ctx.groups[id]
+    if group ~= nil then return group end
+    local values = redis.call('HMGET', ctx.prefix .. 'w:' .. id, unpack(FIELDS))
+    if not values[1] then
+      ctx.groups[id] = false
+      return false
+    end
+    group = { id = id, before = {} }
+    for i, field in ipairs(FIELDS) do
+      local value = values[i] or ''
+      if NUMBERS[field] then value = tonumber(value) or 0 end
+      group[field], group.before[field] = value, value
+    end
+    ctx.groups[id] = group
+    return group
+  end
+
+  -- Appends an event of the group itself.
+  emit_group = function(ctx, group, kind, members, cause)
+    group.seq = group.seq + 1
+    local head = group.kind == 'saga' and '{"saga_id":"' or '{"workflow_id":"'
+    emit(ctx, kind, group.id, group.seq, group.correlation, cause,
+      head .. group.id .. '","name":' .. group.name .. ',' .. members .. '}', group.trace)
+  end
+
+  -- The counts of a group's tasks by state, as JSON; what has not ended is not told apart.
+  state_counts = function(group)
+    return string.format('{"PENDING":%d,"RUNNING":0,"COMPLETED":%d,"FAILED":%d,"TIMEOUT":%d,"CANCELLED":%d}', group.left,
+      group.completed, group.failed, group.timeout, group.cancelled)
+  end
+
+  -- Counts the end of one of a group's tasks.
+  count_group = function(group, ending)
+    local name = ENDED[ending.state]
+    group.left = group.left - 1
+    group[name] = group[name] + 1
+  end
+
+  -- Puts a task that waits for no other task where it waits for its time or its turn.
+  place = function(ctx, id, h, queue, due)
+    if due and due > ctx.now then
+      h[PLACE] = DELAYED
+      redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', due), id)
+    else
+      enqueue(ctx, id, h, queue)
+    end
+  end
+end
+
+-- Leaves long work for `follow` to do.
+local function add_work(ctx, item)
+  local work = ctx.work or {}
+  work[#work + 1] = item
+  ctx.work = work
+end
+
+-- A due time from text: '-' (now), '+delay_ms' from `from_ms` on, or ms since the epoch.
+local function due_of(text, from_ms)
+  if not text or text == '-' then return nil end
+  local delay = string.match(text, '^%+(%d+)$')
+  return delay and from_ms + tonumber(delay) or tonumber(text)
+end
+
+--[[
+What a task depends on is the hash `d:<id>`: for each task a letter, '1' while it is waited for and '0' after, with the
+name of the input behind it; `left`, how many are waited for; `start`, when it may start; `failed`, the root of the
+failure that came before the task was told of. Letters and not a number alone, so that an end that is told twice counts
+once. The reverse, `n:<id>`, lists the tasks that depend on one.
+]]
+local function dependencies_key(ctx, id) return ctx.prefix .. 'd:' .. id end
+
+local function dependents_key(ctx, id) return ctx.prefix .. 'n:' .. id end
+
+local OWN_FIELDS = { left = true, start = true, failed = true }
+
+-- The results of what a task depends on: names and JSON in turn; nil when they are too many for one call.
+local INPUTS_MAX = 16
+
+local function read_inputs(ctx, id)
+  local key = dependencies_key(ctx, id)
+  if redis.call('HLEN', key) > INPUTS_MAX + 3 then return nil end
+  local fields, ids, names = redis.call('HGETALL', key), {}, {}
+  for i = 1, #fields, 2 do
+    if not OWN_FIELDS[fields[i]] then
+      ids[#ids + 1] = fields[i]
+      names[#names + 1] = string.sub(fields[i + 1], 2)
+    end
+  end
+  local inputs = {}
+  if #ids == 0 then return inputs end
+  local records = load_records(task_keys(ctx, ids))
+  for i, raw in ipairs(records) do
+    local h = read_header(raw)
+    inputs[#inputs + 1] = names[i]
+    inputs[#inputs + 1] = h and h[STATE] == COMPLETED and string.sub(raw, HEADER_BYTES + h[BODY] + 1) or 'null'
+  end
+  return inputs
+end
