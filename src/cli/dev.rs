@@ -70,9 +70,8 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Result<(), Failure>
         _ = interrupt.recv() => Ok(()),
         () = all_to_end(&mut replicas) => Err(Failure::failed("all replicas ended by themselves")),
     };
-    for replica in replicas {
-        replica.stop().await;
-    }
+    // All at once: each may take as long as its grace.
+    futures_util::future::join_all(replicas.into_iter().map(ReplicaProcess::stop)).await;
     redis.stop().await;
     if is_own_folder && let Err(problem) = std::fs::remove_dir_all(&folder) {
         eprintln!("waooaw: can not remove {}: {problem}", folder.display());

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 
 use super::backoff::Waits;
 use super::defaults::Origin;
+use super::reference::{Command, REFERENCE_PAUSE, References};
 use super::replica::Run;
 use super::request::{key_taken, unresolved, workflow_ended};
 use super::work::IDLE_WAIT;
@@ -22,10 +23,10 @@ use crate::domain::digest::sha256_hex;
 use crate::domain::envelope::{Envelope, Refused};
 use crate::domain::id::{Partition, TaskId};
 use crate::domain::rejection::{Reason, Rejection};
-use crate::domain::trigger::{Inbound, Start, TaskCancel, interpret};
+use crate::domain::trigger::{Inbound, Start, interpret};
 use crate::store::StoreError;
 use crate::store::functions::{Asker, Cancelled, Created, Refusal};
-use crate::store::inbound::Entry;
+use crate::store::inbound::{Entry, entry_numbers};
 use crate::store::record::NewTask;
 
 /// How many entries are read at once.
@@ -46,8 +47,6 @@ const FULL_PAUSE: Duration = Duration::from_millis(10);
 const FULL_BATCH: usize = 8;
 /// How long to wait for older triggers that another replica holds before trying all the same.
 const TURN_PATIENCE: Duration = Duration::from_millis(1500);
-/// How often a reference to something unknown is looked up again.
-const REFERENCE_PAUSE: Duration = Duration::from_millis(250);
 
 /// Which of the two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,40 +141,49 @@ pub(super) async fn act(run: Arc<Run>, source: Source, mut batches: mpsc::Receiv
         stream: source.stream(&run),
         source,
         run,
-        waiting: Vec::new(),
+        references: References::new(),
+        backlog: Vec::new(),
         orphans: Vec::new(),
     };
+    let mut quiet_since = Instant::now();
     loop {
-        let batch = if acting.waiting.is_empty() && acting.orphans.is_empty() {
+        // What waits for older triggers looks for its turn as often as any.
+        let pause = if acting.backlog.is_empty() {
+            REFERENCE_PAUSE
+        } else {
+            FULL_PAUSE
+        };
+        let batch = if acting.references.is_empty() && acting.orphans.is_empty() && acting.backlog.is_empty() {
             batches.recv().await
         } else {
-            match tokio::time::timeout(REFERENCE_PAUSE, batches.recv()).await {
-                Ok(batch) => batch,
+            match tokio::time::timeout(pause, batches.recv()).await {
+                Ok(batch) => {
+                    quiet_since = Instant::now();
+                    batch
+                }
                 Err(_) => Some(Vec::new()),
             }
         };
+        if quiet_since.elapsed() > TURN_PATIENCE && !acting.backlog.is_empty() {
+            // Nothing older was read: look at all that is pending under the own name.
+            acting.run.reread[source.index()].store(true, Ordering::Release);
+            quiet_since = Instant::now();
+        }
         let Some(batch) = batch else { return };
+        let batch = acting.in_order(batch);
         acting.handle(batch).await;
     }
-}
-
-/// An event that refers to something not known yet.
-struct Waiting {
-    since: Instant,
-    entry_id: String,
-    event_id: String,
-    correlation_id: String,
-    command: TaskCancel,
-    original: Vec<u8>,
 }
 
 struct Acting {
     run: Arc<Run>,
     source: Source,
     stream: String,
-    waiting: Vec<Waiting>,
+    references: References,
     /// Tasks that depend on something not known yet, with when it was first missed.
     orphans: Vec<(Instant, Entry, NewTask)>,
+    /// Triggers that wait for older ones to be read.
+    backlog: Vec<Entry>,
 }
 
 /// What a batch asks for.
@@ -183,7 +191,7 @@ struct Acting {
 struct Plan {
     /// By partition: the entries, and the task that each asks for.
     tasks: BTreeMap<Partition, (Vec<Entry>, Vec<NewTask>)>,
-    commands: Vec<Waiting>,
+    commands: Vec<Command>,
     refusals: Vec<(String, Refusal)>,
     /// Tasks that depend on something unknown, of this name.
     unresolved: Vec<(Entry, NewTask, String)>,
@@ -191,26 +199,46 @@ struct Plan {
 }
 
 impl Acting {
+    /// What waits for older ones and what was just read, by age; each once.
+    fn in_order(&mut self, batch: Vec<Entry>) -> Vec<Entry> {
+        if self.backlog.is_empty() {
+            return batch;
+        }
+        let mut entries = std::mem::take(&mut self.backlog);
+        entries.extend(batch);
+        entries.sort_by_key(|entry| entry_numbers(&entry.id));
+        entries.dedup_by(|one, other| one.id == other.id);
+        entries
+    }
+
     async fn handle(&mut self, entries: Vec<Entry>) {
         let mut plan = Plan::default();
         for entry in entries {
             self.plan(entry, &mut plan);
         }
         let mut done = std::mem::take(&mut plan.done);
+        // First, since making tasks may wait long for room.
+        done.extend(self.refuse(std::mem::take(&mut plan.refusals)).await);
         for (partition, (entries, tasks)) in std::mem::take(&mut plan.tasks) {
-            done.extend(self.create(partition, entries, tasks, &mut plan).await);
+            let rest = self.create(partition, entries, tasks, &mut plan, &mut done).await;
+            self.backlog.extend(rest);
         }
-        done.extend(self.adopt(&mut plan).await);
-        self.waiting.append(&mut plan.commands);
+        self.adopt(&mut plan, &mut done).await;
         done.extend(self.command(&mut plan).await);
         done.extend(self.refuse(std::mem::take(&mut plan.refusals)).await);
+        self.acknowledge(&mut done).await;
+    }
+
+    /// Takes entries that were acted upon off their stream.
+    async fn acknowledge(&self, done: &mut Vec<String>) {
         let mut waits = Waits::new();
-        while let Err(error) = self.run.store.acknowledge(&self.stream, &done).await {
+        while let Err(error) = self.run.store.acknowledge(&self.stream, done).await {
             self.run.report(&error, "can not acknowledge");
             if !waits.pause(&self.run.left).await {
                 return;
             }
         }
+        done.clear();
     }
 
     fn plan(&self, entry: Entry, plan: &mut Plan) {
@@ -257,29 +285,28 @@ impl Acting {
                     entries.push(entry);
                     tasks.push(task);
                 }
-                Ok(Inbound::Cancel(command)) => plan.commands.push(Waiting {
+                Ok(Inbound::Cancel(command)) => plan.commands.push(Command {
                     since: Instant::now(),
                     event_id: envelope.event_id.to_string(),
                     correlation_id: correlation(&envelope).to_owned(),
-                    command,
-                    original: netstrings(&fields),
+                    cancel: command,
                     entry_id: entry.id.clone(),
                 }),
             },
         }
     }
 
-    /// Makes the tasks; while the queue is full it waits, and so does everything behind it in the stream. Answers the
-    /// entries that are done.
+    /// Makes the tasks; while the queue is full it waits, and so does everything behind it in the stream. Answers what
+    /// waits for older triggers to be read.
     async fn create(
         &self,
         partition: Partition,
         mut entries: Vec<Entry>,
         mut tasks: Vec<NewTask>,
         plan: &mut Plan,
-    ) -> Vec<String> {
+        done: &mut Vec<String>,
+    ) -> Vec<Entry> {
         let run = &self.run;
-        let mut done = Vec::new();
         let mut waits = Waits::new();
         let mut asker = Asker::Stream;
         let mut batch = tasks.len();
@@ -293,7 +320,8 @@ impl Acting {
                     waits.reset();
                     run.progress.mark(self.source.name());
                     run.start_all(offered, claimed);
-                    let admitted = words.iter().take_while(|word| **word != Created::Full).count();
+                    let must_wait = |word: &Created| matches!(word, Created::Full | Created::MemoryShort);
+                    let admitted = words.iter().take_while(|word| !must_wait(word)).count();
                     let (rest_of_entries, rest_of_tasks) = (entries.split_off(admitted), tasks.split_off(admitted));
                     for ((entry, task), word) in entries.into_iter().zip(tasks).zip(words) {
                         match word {
@@ -321,7 +349,7 @@ impl Acting {
                             )),
                             Created::TooManyQueues => plan.refusals.push(self.too_many_queues(entry, &task)),
                             // Split off above: from the first one on, all are.
-                            Created::Full => {}
+                            Created::Full | Created::MemoryShort => {}
                         }
                     }
                     (entries, tasks) = (rest_of_entries, rest_of_tasks);
@@ -329,28 +357,34 @@ impl Acting {
                     // About as many as there was room for, so that most of what is sent is admitted.
                     batch = if is_full { admitted * 2 } else { READ_BATCH };
                     if is_full {
-                        match self.turn().await {
+                        match self.turn(&entries[0].id, done).await {
                             Some(next) => asker = next,
-                            None => return done,
+                            None => return entries,
                         }
+                    }
+                }
+                Err(StoreError::OutOfMemory) => {
+                    run.slots.give_back(offered);
+                    run.report(&StoreError::OutOfMemory, "can not create tasks");
+                    match self.turn(&entries[0].id, done).await {
+                        Some(next) => asker = next,
+                        None => return entries,
                     }
                 }
                 Err(error) => {
                     run.slots.give_back(offered);
                     run.report(&error, "can not create tasks");
                     if !waits.pause(&run.left).await {
-                        return done;
+                        return Vec::new();
                     }
                 }
             }
         }
-        done
+        Vec::new()
     }
 
-    /// Tries again what depended on something unknown, and gives up what did so for too long. Answers the entries that
-    /// are done.
-    async fn adopt(&mut self, plan: &mut Plan) -> Vec<String> {
-        let mut done = Vec::new();
+    /// Tries again what depended on something unknown, and gives up what did so for too long.
+    async fn adopt(&mut self, plan: &mut Plan, done: &mut Vec<String>) {
         let now = Instant::now();
         let is_new = !plan.unresolved.is_empty();
         let mut first_missed: HashMap<String, Instant> = HashMap::new();
@@ -362,7 +396,8 @@ impl Acting {
             tasks.push(task);
         }
         for (partition, (entries, tasks)) in again {
-            done.extend(self.create(partition, entries, tasks, plan).await);
+            let rest = self.create(partition, entries, tasks, plan, done).await;
+            self.backlog.extend(rest);
         }
         for (entry, task, name) in std::mem::take(&mut plan.unresolved) {
             let since = first_missed.get(&entry.id).copied().unwrap_or(now);
@@ -380,15 +415,16 @@ impl Acting {
                 "tasks wait for what they depend on to appear"
             );
         }
-        done
     }
 
-    /// Waits for room in a full queue. Older triggers that another replica holds go first; should it have died with
-    /// them, this one goes on after a while. `None` when the replica stops: what is not admitted stays pending, for
-    /// whoever comes next.
-    async fn turn(&self) -> Option<Asker> {
+    /// Waits for room in a full queue for what comes from the entry `next` on. Older triggers that another replica holds
+    /// go first; should it have died with them, this one goes on after a while. `None` when the replica stops, or when
+    /// older triggers came back and must be read before these.
+    async fn turn(&self, next: &str, done: &mut Vec<String>) -> Option<Asker> {
         let run = &self.run;
         let began = Instant::now();
+        // What is done must not look as if it still waited.
+        self.acknowledge(done).await;
         loop {
             tokio::select! {
                 () = run.stop.cancelled() => return None,
@@ -396,63 +432,49 @@ impl Acting {
                 () = tokio::time::sleep(FULL_PAUSE) => {}
             }
             run.progress.mark(self.source.name());
-            match run.store.holds_oldest_inbound(&self.stream, run.replica).await {
-                Ok(true) => return Some(Asker::StreamInTurn),
-                Ok(false) if began.elapsed() > TURN_PATIENCE => return Some(Asker::Stream),
-                Ok(false) => {}
-                Err(error) => run.report(&error, "can not see whose turn it is"),
+            let front = match run.store.inbound_front(&self.stream).await {
+                Ok(front) => front,
+                Err(error) => {
+                    run.report(&error, "can not see whose turn it is");
+                    continue;
+                }
+            };
+            let next = entry_numbers(next);
+            if entry_numbers(&front.delivered) < next {
+                // Older ones were given back by a replica that left.
+                return None;
+            }
+            let Some((oldest, owner)) = front.oldest else {
+                return Some(Asker::StreamInTurn);
+            };
+            if owner == run.replica.as_str() {
+                // Inherited from a replica that died, or given back by one that left and read meanwhile.
+                let is_unread = entry_numbers(&oldest) < next && !self.references.has(&oldest);
+                return (!is_unread).then_some(Asker::StreamInTurn);
+            }
+            if began.elapsed() > TURN_PATIENCE {
+                return Some(Asker::Stream);
             }
         }
     }
 
-    /// Carries out commands, and again those that refer to something not known yet. Answers the entries that are done.
+    /// Carries out commands, and those that waited for their task. Answers the entries that are done.
     async fn command(&mut self, plan: &mut Plan) -> Vec<String> {
+        let commands = std::mem::take(&mut plan.commands);
+        let Some(ended) = self.references.carry_out(&self.run, commands).await else {
+            return Vec::new();
+        };
         let mut done = Vec::new();
-        for waiting in std::mem::take(&mut self.waiting) {
-            let task = waiting.command.task_id;
-            let mut waits = Waits::new();
-            let word = loop {
-                if task.partition().number() >= self.run.store.partition_count() {
-                    break Cancelled::Missing;
+        for (command, word) in ended {
+            let (reason, message) = match word {
+                Cancelled::Ok => {
+                    done.push(command.entry_id);
+                    continue;
                 }
-                let message = waiting.command.reason.as_deref();
-                let store = &self.run.store;
-                match store
-                    .cancel(
-                        task.partition(),
-                        self.run.replica,
-                        Some(&waiting.event_id),
-                        message,
-                        &[task],
-                    )
-                    .await
-                {
-                    Ok(words) => break words.first().copied().unwrap_or(Cancelled::Missing),
-                    Err(error) => {
-                        self.run.report(&error, "can not cancel");
-                        if !waits.pause(&self.run.left).await {
-                            return done;
-                        }
-                    }
-                }
+                Cancelled::Terminal => (Reason::InvalidTransition, "the task has ended"),
+                Cancelled::Missing => (Reason::NotFound, "there is no such task"),
             };
-            match word {
-                Cancelled::Ok => done.push(waiting.entry_id),
-                Cancelled::Terminal => {
-                    plan.refusals.push(refused_cancel(
-                        &waiting,
-                        Reason::InvalidTransition,
-                        "the task has ended",
-                    ));
-                }
-                Cancelled::Missing if waiting.since.elapsed() < self.run.options.reference_wait => {
-                    self.waiting.push(waiting);
-                }
-                Cancelled::Missing => {
-                    plan.refusals
-                        .push(refused_cancel(&waiting, Reason::NotFound, "there is no such task"));
-                }
-            }
+            plan.refusals.push(refused_cancel(&command, reason, message));
         }
         done
     }
@@ -578,21 +600,22 @@ fn correlation<'a>(envelope: &'a Envelope<'_>) -> &'a str {
     envelope.correlation_id.as_deref().unwrap_or(&envelope.event_id)
 }
 
-fn refused_cancel(waiting: &Waiting, reason: Reason, message: &str) -> (String, Refusal) {
+fn refused_cancel(command: &Command, reason: Reason, message: &str) -> (String, Refusal) {
     let refusal = Refusal {
-        subject: waiting.entry_id.clone(),
+        subject: command.entry_id.clone(),
         is_command: true,
-        event_id: waiting.event_id.clone(),
-        correlation_id: waiting.correlation_id.clone(),
+        event_id: command.event_id.clone(),
+        correlation_id: command.correlation_id.clone(),
         reason,
         errors: Rejection::new(reason, Some("task_id"), message).errors_json(),
         members: format!(
             "\"command\":\"orchestration.task.cancel\",\"task_id\":\"{}\"",
-            waiting.command.task_id
+            command.cancel.task_id
         ),
-        original: waiting.original.clone(),
+        // Only triggers are kept.
+        original: Vec::new(),
     };
-    (waiting.entry_id.clone(), refusal)
+    (command.entry_id.clone(), refusal)
 }
 
 /// How many entries from the first on have at most so many bytes together; at least one.

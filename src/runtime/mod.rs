@@ -3,7 +3,7 @@
 //! A replica is a few loops around one [`crate::store::Store`]. `ingest` turns inbound events into tasks; `work`
 //! takes tasks for free slots, runs them and settles them; `member` says that the replica lives and aborts what is
 //! not its own any more; `watch` does what must be done by somebody: queueing what is due, taking back what silent
-//! replicas held. None of them keeps state that Redis does not have, and any may die at any instant.
+//! replicas held; `sweep` forgets what was kept for long enough; `recall` notices when Redis lost its last moments. None of them keeps state that Redis does not have, and any may die at any instant.
 //!
 //! [`queue::TaskQueue`] and [`bus::EventBus`] offer the same to programs that link the library.
 
@@ -16,8 +16,11 @@ pub mod holdings;
 mod ingest;
 mod member;
 pub mod queue;
+mod recall;
+mod reference;
 pub mod replica;
 pub mod request;
 mod slots;
+mod sweep;
 mod watch;
 mod work;

@@ -183,6 +183,9 @@ fn json(field: &str, opening: char, value: &impl Serialize) -> Result<Box<RawVal
     ))
 }
 
+/// How much later than asked for a call that waits may end, for Redis to answer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How a program uses a queue.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -297,13 +300,27 @@ impl TaskQueue {
     ///
     /// # Errors
     ///
-    /// [`Error::RedisUnavailable`]; calling again is safe.
+    /// [`Error::RedisUnavailable`], at the latest a second after the timeout; calling again is safe.
     ///
     /// # Cancel safety
     ///
     /// A task that was handed out to a call that was dropped is found by a later call within a few seconds.
     pub async fn dequeue(&self, timeout: Duration) -> Result<Option<TaskContext>, Error> {
         let deadline = tokio::time::Instant::now() + timeout;
+        // What Redis answers may come a little later; while it is away nobody waits for longer.
+        match tokio::time::timeout_at(deadline + ANSWER_PATIENCE, self.dequeue_until(deadline, timeout)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::RedisUnavailable(StoreError::NotConnected(format!(
+                "no answer within {timeout:?}"
+            )))),
+        }
+    }
+
+    async fn dequeue_until(
+        &self,
+        deadline: tokio::time::Instant,
+        timeout: Duration,
+    ) -> Result<Option<TaskContext>, Error> {
         let member = self.member().await?;
         // Short waits, since the deadline of an answer is the wait and a margin.
         let wait = timeout.clamp(Duration::from_millis(1), super::work::IDLE_WAIT);
@@ -356,6 +373,7 @@ impl TaskQueue {
             max_running: None,
             // It runs nothing by itself, so it is no part of the pool.
             workers: 0,
+            retention: None,
             ..ReplicaOptions::new(Handlers::new())
         };
         // What the earlier membership was given is not this one's.

@@ -16,15 +16,17 @@ use super::defaults::Defaults;
 use super::handler::{Handlers, TaskContext};
 use super::holdings::Holdings;
 use super::ingest::{self, Source};
+use super::recall::Recollection;
 use super::slots::Slots;
 use super::watch::OwnBeats;
 use super::work::Ended;
-use super::{member, watch, work};
-use crate::domain::id::{ReplicaId, TaskId};
+use super::{member, recall, sweep, watch, work};
+use crate::domain::id::{Partition, ReplicaId, TaskId};
 use crate::domain::retry::RetryPolicy;
 use crate::error::Error;
 use crate::store::functions::{Claimed, Joining};
 use crate::store::record::Record;
+use crate::store::upkeep::Retention;
 use crate::store::{Store, StoreError};
 
 /// How a replica runs.
@@ -49,6 +51,9 @@ pub struct ReplicaOptions {
     pub grace: Duration,
     /// From which duration on an attempt is logged as slow.
     pub slow_task: Duration,
+    /// How long events, ended tasks and dead letters are kept. `None` leaves that to other replicas, or to the default
+    /// where there are none.
+    pub retention: Option<Retention>,
 }
 
 impl ReplicaOptions {
@@ -65,6 +70,7 @@ impl ReplicaOptions {
             retry: RetryPolicy::STANDARD,
             grace: Duration::from_secs(30),
             slow_task: Duration::from_secs(30),
+            retention: Some(Retention::default()),
         }
     }
 }
@@ -145,6 +151,9 @@ pub(crate) struct Run {
     /// Whether to read again what is pending under the replica's name, for triggers and commands.
     pub(super) reread: [AtomicBool; 2],
     pub(super) beats: OwnBeats,
+    pub(super) recollection: Recollection,
+    /// Redis has used most of its memory.
+    pub(super) is_memory_short: AtomicBool,
     pub(super) progress: Progress,
     pub(super) completed: AtomicU64,
     pub(super) failed: AtomicU64,
@@ -231,6 +240,7 @@ pub struct Replica {
     beat_store: Store,
     options: ReplicaOptions,
     handle: ReplicaHandle,
+    recollection: Recollection,
 }
 
 impl Replica {
@@ -246,6 +256,7 @@ impl Replica {
                 current: Arc::default(),
                 stop,
             },
+            recollection: Recollection::default(),
         }
     }
 
@@ -263,7 +274,7 @@ impl Replica {
     pub async fn run(self) -> Result<(), StoreError> {
         let stop = self.handle.stop.clone();
         while !stop.is_cancelled() {
-            let Some((run, queues)) = join(&self.store, &self.options, &stop).await? else {
+            let Some((run, queues)) = join(&self.store, &self.options, &stop, &self.recollection).await? else {
                 break;
             };
             self.run_once(run, queues).await;
@@ -299,6 +310,8 @@ impl Replica {
             readers.spawn(work::take_work(Arc::clone(&run), partition));
             readers.spawn(watch::watch_others(Arc::clone(&run), partition));
             readers.spawn(watch::promote_due(Arc::clone(&run), partition));
+            readers.spawn(sweep::sweep(Arc::clone(&run), partition));
+            readers.spawn(recall::recall(Arc::clone(&run), partition));
             loops.spawn(watch::listen(Arc::clone(&run), partition));
             settling.spawn(work::settle_work(Arc::clone(&run), partition, queue));
         }
@@ -323,11 +336,24 @@ impl Replica {
     }
 }
 
+/// Joins a partition, and says so if it lost what this process saw of it under an earlier name.
+async fn join_one(
+    store: &Store,
+    partition: Partition,
+    replica: ReplicaId,
+    joining: &Joining<'_>,
+    recollection: &Recollection,
+) -> Result<(), StoreError> {
+    store.join(partition, replica, joining).await?;
+    recollection.look(store, partition, replica).await.map(drop)
+}
+
 /// Joins under a fresh name; `None` when stopped before Redis answered.
 async fn join(
     store: &Store,
     options: &ReplicaOptions,
     stop: &CancellationToken,
+    recollection: &Recollection,
 ) -> Result<Option<(Arc<Run>, Vec<mpsc::Receiver<Ended>>)>, StoreError> {
     let replica = ReplicaId::from_random(uuid::Uuid::new_v4().as_u64_pair().1);
     let names = options.handlers.names();
@@ -346,7 +372,7 @@ async fn join(
         for partition in store.partitions() {
             let joined = tokio::select! {
                 () = stop.cancelled() => return Ok(None),
-                joined = store.join(partition, replica, &joining) => joined,
+                joined = join_one(store, partition, replica, &joining, recollection) => joined,
             };
             match joined {
                 Ok(()) => {}
@@ -390,6 +416,8 @@ async fn join(
         timers: Notify::new(),
         reread: [AtomicBool::new(false), AtomicBool::new(false)],
         beats: OwnBeats::default(),
+        recollection: recollection.clone(),
+        is_memory_short: AtomicBool::new(false),
         progress: Progress::default(),
         completed: AtomicU64::new(0),
         failed: AtomicU64::new(0),
@@ -413,7 +441,7 @@ impl Membership {
         stop: CancellationToken,
         adopted: Arc<Mutex<VecDeque<Claimed>>>,
     ) -> Result<Self, Error> {
-        let (run, _) = join(&store, &options, &stop)
+        let (run, _) = join(&store, &options, &stop, &Recollection::default())
             .await?
             .ok_or_else(|| StoreError::NotConnected("the queue was closed".to_owned()))?;
         let mut run =
@@ -438,6 +466,7 @@ impl Membership {
         for partition in store.partitions() {
             tokio::spawn(watch::watch_others(Arc::clone(&run), partition));
             tokio::spawn(watch::promote_due(Arc::clone(&run), partition));
+            tokio::spawn(sweep::sweep(Arc::clone(&run), partition));
             tokio::spawn(watch::listen(Arc::clone(&run), partition));
         }
         Ok(Self { run })
@@ -499,6 +528,11 @@ fn abandon(run: &Run) {
     run.holdings.abort_all();
 }
 
+/// How long a replica that leaves tries to hand back what it runs.
+const HAND_BACK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long all that follows may take, should Redis not answer.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Lets running tasks finish for the grace, hands the rest back, says goodbye.
 async fn drain(run: &Arc<Run>, readers: &TaskTracker) {
     info!(replica = %run.replica, running = run.holdings.list().len(), "draining");
@@ -506,31 +540,64 @@ async fn drain(run: &Arc<Run>, readers: &TaskTracker) {
     // A claim under way may still hand out tasks; they run or are handed back like the others.
     let quiet = async {
         readers.wait().await;
+        // At once: others may have to wait for their turn behind what this replica holds.
+        give_back_inbound(run).await;
         until_empty(run).await;
     };
-    if tokio::time::timeout_at(deadline, quiet).await.is_err() {
+    if tokio::time::timeout_at(deadline, quiet).await.is_err() || run.hand_back.is_cancelled() {
         info!(replica = %run.replica, running = run.holdings.list().len(), "the grace is over; handing back");
         run.hand_back.cancel();
         // Handing back needs Redis; while it is away there is nobody to hand back to.
-        let patience = Duration::from_secs(5);
-        if tokio::time::timeout(patience, until_empty(run)).await.is_err() {
-            warn!(replica = %run.replica, "left with tasks in hand; another replica will take them over");
-            return;
-        }
+        tokio::time::timeout(HAND_BACK_PATIENCE, until_empty(run))
+            .await
+            .unwrap_or_default();
     }
-    for partition in run.store.partitions() {
-        match run.store.leave(partition, run.replica, true).await {
-            Ok(true) => {}
-            Ok(false) => warn!(replica = %run.replica, "left with tasks in hand; another replica will take them over"),
-            Err(problem) => run.report(&problem, "can not say goodbye"),
-        }
-    }
-    for stream in [run.store.keys().triggers(), run.store.keys().commands()] {
-        if let Err(problem) = run.store.forget_inbound_consumer(&stream, run.replica.as_str()).await {
-            run.report(&problem, "can not leave an inbound stream");
-        }
+    let goodbye = async {
+        give_back_inbound(run).await;
+        say_goodbye(run).await;
+        // What an answer under way delivered after that.
+        give_back_inbound(run).await;
+    };
+    if tokio::time::timeout(GOODBYE_PATIENCE, goodbye).await.is_err() {
+        warn!(replica = %run.replica, "left without a goodbye; another replica will notice");
     }
     info!(replica = %run.replica, "left");
+}
+
+/// Leaves all partitions. Where Redis thinks that the replica runs something that it knows nothing of, such as what a
+/// claim handed out in an answer that got lost, the next beat finds it, and it is handed back too.
+async fn say_goodbye(run: &Arc<Run>) {
+    let deadline = tokio::time::Instant::now() + HAND_BACK_PATIENCE;
+    for partition in run.store.partitions() {
+        loop {
+            match run.store.leave(partition, run.replica, true).await {
+                Ok(true) => break,
+                Ok(false) if tokio::time::Instant::now() < deadline => {
+                    run.hand_back.cancel();
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Ok(false) => {
+                    warn!(replica = %run.replica, "left with tasks in hand; another replica will take them over");
+                    break;
+                }
+                Err(problem) => {
+                    run.report(&problem, "can not say goodbye");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Returns the inbound events that were read ahead and not acted upon.
+async fn give_back_inbound(run: &Run) {
+    for stream in [run.store.keys().triggers(), run.store.keys().commands()] {
+        match run.store.give_back_inbound(&stream, run.replica).await {
+            Ok(0) => {}
+            Ok(count) => info!(replica = %run.replica, stream, entries = count, "gave back inbound events"),
+            Err(problem) => run.report(&problem, "can not give back inbound events"),
+        }
+    }
 }
 
 /// Waits until every attempt is settled.

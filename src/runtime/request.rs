@@ -118,6 +118,7 @@ pub(super) async fn create_one(
             let max_size = super::queue::statistics(store).await?.max_size;
             Err(Error::TaskQueueFull { max_size })
         }
+        Some(Created::MemoryShort) => Err(Error::RedisUnavailable(StoreError::OutOfMemory)),
         Some(Created::TooManyQueues) => {
             let message = format!("`{}` would be one queue more than there may be", tasks[0].queue);
             Err(Error::InvalidField(Rejection::new(

@@ -13,6 +13,7 @@ use crate::runtime::builtin::with_builtin;
 use crate::runtime::defaults::HandlerDefaults;
 use crate::runtime::handler::Handlers;
 use crate::runtime::replica::{Replica, ReplicaOptions};
+use crate::store::upkeep::Retention;
 use crate::store::{Endpoint, Store, StoreError};
 
 /// Why a service can not run.
@@ -147,6 +148,11 @@ fn replica_options(config: &Config, own: Handlers) -> Result<ReplicaOptions, Ser
     options.retry = config.retry.default;
     options.grace = config.shutdown.grace;
     options.slow_task = config.telemetry.slow_task;
+    options.retention = Some(Retention {
+        age: config.retention.age,
+        max_events: config.retention.max_events.get(),
+        dead_letters: config.retention.dead_letters,
+    });
     Ok(options)
 }
 

@@ -213,6 +213,30 @@ impl Store {
         self.call_with_keys(function, &[&keys[0], &keys[1]], args).await
     }
 
+    /// Calls a function on a partition many times in one round trip; an error of one is the error of all.
+    pub(super) async fn call_all(
+        &self,
+        function: Function,
+        partition: Partition,
+        calls: &[Args],
+    ) -> Result<Vec<Value>, StoreError> {
+        let keys = [self.inner.keys.meta(partition), self.inner.keys.none(partition)];
+        let mut pipeline = redis::pipe();
+        for args in calls {
+            let command = pipeline.cmd("FCALL").arg(function.name()).arg(keys.len()).arg(&keys);
+            for arg in args.list() {
+                command.arg(arg);
+            }
+        }
+        match self.send_all(&pipeline).await {
+            Err(StoreError::Refused(error)) if is_unknown_function(&error) => {
+                self.load_functions().await?;
+                self.send_all(&pipeline).await
+            }
+            answer => answer,
+        }
+    }
+
     /// Calls a function on keys of the caller's.
     pub(super) async fn call_with_keys(
         &self,

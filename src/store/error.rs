@@ -11,8 +11,8 @@ pub enum StoreError {
     /// The connection was not built, or not yet again after it broke.
     #[error("redis is unavailable: {0}")]
     NotConnected(String),
-    /// Redis is out of memory and takes no new work.
-    #[error("redis is out of memory and takes no new tasks")]
+    /// Redis is short of memory and takes no new work: over 85 % of its `maxmemory` is used, or all of it.
+    #[error("redis is short of memory and takes no new tasks; what it holds goes on and makes room")]
     OutOfMemory,
     /// The partition was never joined, or lost its keys; joining again makes them.
     #[error("the keys under the prefix are not set up")]

@@ -103,6 +103,8 @@ pub enum Created {
     KeyTaken,
     /// Its workflow has ended; nothing changed.
     Ended,
+    /// Redis is short of memory; nothing changed.
+    MemoryShort,
 }
 
 impl Created {
@@ -115,6 +117,7 @@ impl Created {
             "queues" => Self::TooManyQueues,
             "key" => Self::KeyTaken,
             "ended" => Self::Ended,
+            "memory" => Self::MemoryShort,
             _ => Self::Unresolved(word.strip_prefix("unresolved ")?.to_owned()),
         })
     }

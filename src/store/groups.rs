@@ -232,6 +232,7 @@ impl Store {
                 "taken" => Staged::Taken,
                 "full" => Staged::Full,
                 "queues" => Staged::TooManyQueues,
+                "memory" => return Err(StoreError::OutOfMemory),
                 other => match other.strip_prefix("unknown ") {
                     Some(name) => Staged::Unknown(name.to_owned()),
                     None => return Err(StoreError::Protocol("stage")),

@@ -41,6 +41,22 @@ impl Entry {
     }
 }
 
+/// Where the readers of a stream stand.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InboundFront {
+    /// The oldest entry that was delivered and not acted upon, and to whom.
+    pub oldest: Option<(String, String)>,
+    /// The entry up to which all were delivered; empty without a group.
+    pub delivered: String,
+}
+
+/// The two numbers of an entry id, by which entries are ordered.
+#[must_use]
+pub fn entry_numbers(id: &str) -> (u64, u64) {
+    let (ms, seq) = id.split_once('-').unwrap_or((id, "0"));
+    (ms.parse().unwrap_or_default(), seq.parse().unwrap_or_default())
+}
+
 /// Reads the entries of one stream out of a list of `[id, [field, value, …]]`. An entry that was deleted while it was
 /// pending has no fields.
 pub(super) fn entries(value: Value) -> Option<Vec<Entry>> {
@@ -174,20 +190,59 @@ impl Store {
         }
     }
 
-    /// Whether the oldest entry that is not acted upon yet was delivered to this replica.
+    /// The oldest entry that was delivered and not acted upon, with the replica that it was delivered to; and the entry
+    /// up to which all were delivered.
     ///
     /// # Errors
     ///
     /// Any [`StoreError`].
-    pub async fn holds_oldest_inbound(&self, stream: &str, replica: ReplicaId) -> Result<bool, StoreError> {
-        let mut command = redis::cmd("XPENDING");
-        command.arg(stream).arg(GROUP).arg("-").arg("+").arg(1);
-        let rows = items(self.send(&command).await?).ok_or(StoreError::Protocol("XPENDING"))?;
-        let Some(row) = rows.into_iter().next() else {
-            return Ok(true);
+    pub async fn inbound_front(&self, stream: &str) -> Result<InboundFront, StoreError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("XPENDING").arg(stream).arg(GROUP).arg("-").arg("+").arg(1);
+        pipeline.cmd("XINFO").arg("GROUPS").arg(stream);
+        let mut answers = self.send_all(&pipeline).await?.into_iter();
+        let mut rows = || {
+            let rows = answers.next().and_then(items);
+            rows.ok_or(StoreError::Protocol("XPENDING"))
         };
-        let owner = items(row).and_then(|row| row.into_iter().nth(1).and_then(string));
-        Ok(owner.as_deref() == Some(replica.as_str()))
+        let oldest = rows()?.into_iter().next().and_then(items).and_then(|row| {
+            let mut row = row.into_iter().filter_map(string);
+            Some((row.next()?, row.next()?))
+        });
+        let delivered = rows()?.into_iter().filter_map(items).find_map(|row| {
+            let mut name = None;
+            let mut delivered = None;
+            let mut row = row.into_iter();
+            while let (Some(field), Some(value)) = (row.next(), row.next()) {
+                match text(&field) {
+                    Some("name") => name = string(value),
+                    Some("last-delivered-id") => delivered = string(value),
+                    _ => {}
+                }
+            }
+            delivered.filter(|_| name.as_deref() == Some(GROUP))
+        });
+        Ok(InboundFront {
+            oldest,
+            delivered: delivered.unwrap_or_default(),
+        })
+    }
+
+    /// Returns what was delivered to a replica that leaves and not acted upon, as if it had not been delivered, and
+    /// removes the consumer. Answers how many entries there were.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; calling again is safe.
+    pub async fn give_back_inbound(&self, stream: &str, replica: ReplicaId) -> Result<u64, StoreError> {
+        let mut args = Args::default();
+        args.push(GROUP).push(replica.as_str());
+        let (_, mut rest) = worded(
+            self.call_with_keys(Function::GiveBack, &[stream], args).await?,
+            "give_back",
+        )?;
+        let count = rest.next().as_ref().and_then(integer);
+        Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or_default())
     }
 
     /// The consumers of a stream's group.

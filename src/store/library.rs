@@ -11,7 +11,7 @@ use crate::domain::digest::sha256_hex;
 pub const SCHEMA: &str = "1";
 
 /// What the functions share, in the order in which later parts use earlier ones.
-const SHARED: [&str; 13] = [
+const SHARED: [&str; 15] = [
     include_str!("lua/context.lua"),
     include_str!("lua/record.lua"),
     include_str!("lua/event.lua"),
@@ -23,12 +23,14 @@ const SHARED: [&str; 13] = [
     include_str!("lua/follow.lua"),
     include_str!("lua/take.lua"),
     include_str!("lua/consumer.lua"),
+    include_str!("lua/clock.lua"),
+    include_str!("lua/forget.lua"),
     include_str!("lua/admit.lua"),
     include_str!("lua/register.lua"),
 ];
 
 /// The functions, each part with its own.
-const FUNCTIONS: [&str; 16] = [
+const FUNCTIONS: [&str; 19] = [
     include_str!("lua/join.lua"),
     include_str!("lua/create.lua"),
     include_str!("lua/stage.lua"),
@@ -45,6 +47,9 @@ const FUNCTIONS: [&str; 16] = [
     include_str!("lua/acknowledge.lua"),
     include_str!("lua/statistics.lua"),
     include_str!("lua/limits.lua"),
+    include_str!("lua/give_back.lua"),
+    include_str!("lua/trim.lua"),
+    include_str!("lua/recall.lua"),
 ];
 
 /// The library as Redis loads it.
@@ -106,6 +111,12 @@ pub enum Function {
     Statistics,
     /// Changes a limit at run time.
     Limits,
+    /// A reader that leaves returns what it did not act upon.
+    GiveBack,
+    /// Forgets what was kept for long enough.
+    Trim,
+    /// Compares what a replica remembers of the log with what is there.
+    Recall,
 }
 
 impl Function {
@@ -130,6 +141,9 @@ impl Function {
             Self::Forget => "forget",
             Self::Statistics => "statistics",
             Self::Limits => "limits",
+            Self::GiveBack => "give_back",
+            Self::Trim => "trim",
+            Self::Recall => "recall",
         }
     }
 

@@ -8,13 +8,14 @@
 //!
 //! | key under `waooaw:{p}:` | what |
 //! |---|---|
-//! | `meta` | hash: schema number, limits, counters |
+//! | `meta` | hash: schema number, limits, counters, how far the log was trimmed |
 //! | `t:<task>` | string: the task's record, see [`record`] |
 //! | `x:<task>` | hash: errors of its failed attempts |
 //! | `queue:<queue>:<priority>` | stream with group `workers`: what waits, and as pending entries what runs |
 //! | `parked:<task name>:<priority>` | the same for tasks whose handler the asking replica lacked |
 //! | `queues`, `parks` | sets: the names of both |
-//! | `timers` | sorted set: delayed tasks by due time |
+//! | `timers`, `shifting` | sorted sets: delayed tasks by due time; those still to be moved after the clock went back |
+//! | `forgetting`, `forgetting:<group>:<time>` | lists: tasks of forgotten groups that are left to be forgotten |
 //! | `group:<workflow>` | list: the tasks of a workflow |
 //! | `events` | stream: the log |
 //! | `bell` | short stream: wakes replicas for what no queue tells them |
@@ -26,6 +27,7 @@
 //!
 //! Never decides policy, never sleeps, never retries a task: that is the runtime's.
 
+pub mod cancels;
 mod connection;
 pub mod cursor;
 pub mod document;
@@ -42,6 +44,7 @@ pub mod log;
 pub mod measure;
 pub mod record;
 mod reply;
+pub mod upkeep;
 
 pub use connection::{Blocking, Endpoint, Store};
 pub use error::StoreError;

@@ -273,3 +273,43 @@ async fn what_is_read_by_a_replica_that_dies_is_acted_upon_by_another() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_flood_of_commands_about_nothing_does_not_slow_down_the_others() {
+    const COUNT: usize = 4000;
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().set("WAOOAW_QUEUE__REFERENCE_WAIT", "4s").start().await;
+    redis
+        .trigger("e-0", &json!({ "task_name": "sleep", "kwargs": { "ms": 60_000 } }))
+        .await;
+    let mut log = redis.log().await;
+    log.until_count("task.started", 1).await;
+    let calls = async || {
+        let info: String = redis.ask(&["INFO", "commandstats"]).await;
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_fcall:calls="))
+            .unwrap();
+        line.split(',').next().unwrap().parse::<usize>().unwrap()
+    };
+
+    for number in 0..COUNT {
+        redis
+            .cancel(&format!("c-{number}"), task_of(&format!("nobody-{number}")))
+            .await;
+    }
+    redis.cancel("last", task_of("e-0")).await;
+    let published = std::time::Instant::now();
+    log.until_count("task.cancelled", 1).await;
+    assert!(
+        published.elapsed() < std::time::Duration::from_secs(2),
+        "{:?}",
+        published.elapsed()
+    );
+    let before = calls().await;
+    log.until_count("command.refused", COUNT).await;
+
+    // Each was tried once before that, and is refused now, many at a time.
+    assert!(calls().await - before < COUNT, "{}", calls().await - before);
+    check_all_ended(&redis).await;
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use waooaw_orchestration::store::library::LIBRARY;
 
 use crate::support::history::check_all_ended;
 use crate::support::redis::{TestRedis, trigger_fields};
@@ -119,4 +120,94 @@ async fn the_library_says_that_redis_is_away_and_works_again_by_itself() {
     })
     .await;
     assert_eq!(queue.get_statistics().await.unwrap().pending_count, 2);
+}
+
+#[tokio::test]
+async fn taking_a_task_waits_no_longer_than_asked_while_redis_is_away() {
+    let redis = TestRedis::start_durable().await;
+    let queue = redis.queue().await;
+    redis.stop().await;
+
+    let began = std::time::Instant::now();
+    let refused = queue.dequeue(Duration::from_millis(500)).await.unwrap_err();
+
+    assert_eq!(refused.code(), "RedisUnavailable");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    redis.start_again().await;
+    queue.enqueue(waooaw_orchestration::Task::new("work")).await.unwrap();
+    let task = queue.dequeue(Duration::from_secs(10)).await.unwrap();
+    queue.complete_task(task.unwrap().task_id, &1).await.unwrap();
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_can_not_settle_gives_up_and_others_take_its_tasks() {
+    let redis = TestRedis::start().await;
+    let replica = redis.replica().workers(1).start().await;
+    let name = replica.id().await;
+    let sleep = json!({ "task_name": "sleep", "kwargs": { "ms": 1000 } });
+    redis.trigger("e-0", &sleep).await;
+    redis.log().await.until_count("task.started", 1).await;
+    let load = async |source: &str| {
+        let loaded: String = redis.ask(&["FUNCTION", "LOAD", "REPLACE", source]).await;
+        assert_eq!(loaded, LIBRARY.name);
+    };
+
+    let begin = "local function settle(keys, args)";
+    load(&LIBRARY.source.replace(begin, &format!("{begin}\n  error('broken')"))).await;
+    wait_for("it goes by another name", async || {
+        let now = replica.id().await;
+        holds(now != name, || now)
+    })
+    .await;
+    load(&LIBRARY.source).await;
+    let mut log = redis.log().await;
+    log.until_count("task.completed", 1).await;
+
+    assert_eq!(log.count("task.retry_scheduled"), 1);
+    assert!(replica.log().contains("giving up"), "{}", replica.log());
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn an_idle_replica_that_is_rung_for_keeps_its_connections() {
+    const RINGS: u64 = 50;
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().start().await;
+    let made = async || {
+        let info: String = redis.ask(&["INFO", "stats"]).await;
+        let count = info
+            .lines()
+            .find_map(|line| line.strip_prefix("total_connections_received:"));
+        count.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let claims = async || {
+        let info: String = redis.ask(&["INFO", "commandstats"]).await;
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_fcall:calls="))
+            .unwrap();
+        line.split(',').next().unwrap().parse::<u64>().unwrap()
+    };
+    let (before, calls) = (made().await, claims().await);
+
+    for ring in 0..RINGS {
+        let heard = claims().await;
+        redis
+            .ask::<String>(&[
+                "XADD",
+                "waooaw:{0}:bell",
+                "*",
+                "what",
+                "room",
+                "about",
+                &ring.to_string(),
+            ])
+            .await;
+        wait_for("it asks for work", async || holds(claims().await > heard, String::new)).await;
+    }
+
+    let made = made().await - before;
+    assert!(claims().await - calls >= RINGS);
+    assert!(made < 5, "{made} connections for {RINGS} rings");
 }

@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use crate::support::history::{check, check_all_ended};
+use crate::support::log::Log;
 use crate::support::redis::{TestRedis, task_of};
+use crate::support::{holds, wait_for};
 
 /// Nothing on any stream belongs to the consumer any more.
 async fn assert_gone(redis: &TestRedis, id: &str) {
@@ -102,11 +104,68 @@ async fn a_replica_that_waits_for_room_stops_at_once_and_leaves_its_triggers_to_
     log.until_count("task.started", 1).await;
 
     assert_eq!(replica.stop().await.code(), Some(0));
+    assert_gone(&redis, &id).await;
+    assert_eq!(redis.pending("waooaw:triggers", "orchestrators").await, 0);
     let _next = settings.start().await;
     log.until_count("task.completed", 4).await;
 
     check_all_ended(&redis).await;
+}
+
+/// The triggers in the order in which they became tasks.
+fn admitted(log: &Log<'_>) -> Vec<String> {
+    let created = log.all("task.created");
+    created
+        .iter()
+        .map(|event| event.text("trigger_event_id").to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn triggers_that_were_read_ahead_come_again_in_their_order_when_their_reader_leaves() {
+    const COUNT: usize = 600;
+    let redis = TestRedis::start().await;
+    let settings = redis.replica().workers(1).set("TASK_QUEUE_MAX_SIZE", "1");
+    let mut first = settings.start().await;
+    let id = first.id().await;
+    let mut second = settings.start().await;
+    let sleep = json!({ "task_name": "sleep", "kwargs": { "ms": 2000 } });
+    redis.trigger("e-0", &sleep).await;
+    let mut log = redis.log().await;
+    log.until_count("task.started", 1).await;
+    let names: Vec<String> = (0..COUNT).map(|number| format!("e-{number}")).collect();
+    let short = |name: &String| (name.clone(), json!({ "task_name": "sleep", "kwargs": { "ms": 5 } }));
+    redis.trigger_all(names[1..].iter().map(short)).await;
+    wait_for("both have read ahead", async || {
+        let consumers = redis.consumers("waooaw:triggers", "orchestrators").await;
+        let pending = redis.pending("waooaw:triggers", "orchestrators").await;
+        holds(consumers.len() == 2 && pending > 300, || {
+            format!("{consumers:?} {pending}")
+        })
+    })
+    .await;
+
+    assert_eq!(first.stop().await.code(), Some(0));
     assert_gone(&redis, &id).await;
+    log.until_count("task.completed", COUNT / 2).await;
+    let _third = settings.start().await;
+    assert_eq!(second.stop().await.code(), Some(0));
+    log.until_count("task.completed", COUNT).await;
+
+    let admitted = admitted(&log);
+    let strays: Vec<_> = admitted
+        .iter()
+        .zip(&names)
+        .enumerate()
+        .filter(|(_, (one, other))| one != other)
+        .collect();
+    assert!(
+        strays.is_empty(),
+        "{} not in their place, first {:?}",
+        strays.len(),
+        &strays[..strays.len().min(8)]
+    );
+    check_all_ended(&redis).await;
 }
 
 #[tokio::test]

@@ -8,6 +8,14 @@ local prefix, raws, lines = ARGV[1], {}, {}
 for i = 2, #ARGV do raws[#raws + 1] = redis.call('GET', prefix .. 't:' .. ARGV[i]) end
 local function line(words) lines[#lines + 1] = table.concat(words, ' ') end
 
+for i = 2, #ARGV do
+  if not raws[i - 1] and redis.call('EXISTS', prefix .. 'x:' .. ARGV[i]) == 1 then line({ 'left over', ARGV[i] }) end
+end
+local group = redis.call('LRANGE', prefix .. 'group:flow', 0, -1)
+table.sort(group)
+table.insert(group, 1, 'group')
+line(group)
+
 local timers = redis.call('ZRANGE', prefix .. 'timers', 0, -1, 'WITHSCORES')
 local due = { 'timers' }
 for i = 1, #timers, 2 do due[#due + 1] = timers[i] .. '=' .. timers[i + 1] end

@@ -10,10 +10,10 @@ use crate::{runner, runtime};
 
 /// Fixed, so that every run breaks them alike.
 const SEED: u64 = 8;
-const CASES: usize = 60;
+const CASES: usize = 150;
 
 /// What is broken, the text in the source, and what stands there instead.
-const MUTANTS: [(&str, &str, &str); 23] = [
+const MUTANTS: [(&str, &str, &str); 29] = [
     (
         "settle takes anybody's word",
         " or h[OWNER] ~= ctx.replica then",
@@ -116,6 +116,36 @@ const MUTANTS: [(&str, &str, &str); 23] = [
         "a retry that waits is queued at once",
         "if delay_ms > 0 then",
         "if false then",
+    ),
+    (
+        "a task is forgotten before its last event",
+        "if not is_terminal(h[STATE]) or h[SEQ] > seq then",
+        "if not is_terminal(h[STATE]) then",
+    ),
+    (
+        "what was noted of attempts outlives the task",
+        "redis.call('UNLINK', task_key(ctx, id), ctx.prefix .. 'x:' .. id, dependencies_key",
+        "redis.call('UNLINK', task_key(ctx, id), dependencies_key",
+    ),
+    (
+        "a workflow goes on listing a forgotten task",
+        "redis.call('LREM', list, 1, id)",
+        "",
+    ),
+    (
+        "trimming leaves no room for its notice",
+        "length - max_events + 1 or 0",
+        "length - max_events or 0",
+    ),
+    (
+        "trimming its own notice makes another",
+        "if kind ~= 'orchestration.operator.action' or not",
+        "if true or not",
+    ),
+    (
+        "timers stay when the clock goes back",
+        "tonumber(found[i + 1]) - by)",
+        "tonumber(found[i + 1]))",
     ),
 ];
 

@@ -79,6 +79,15 @@ pub(crate) enum Step {
         task: u8,
         priority: u8,
     },
+    /// By age or by number.
+    Trim {
+        who: u8,
+        everything: bool,
+        max_events: u8,
+        limit: u8,
+    },
+    /// The clock of Redis goes back.
+    ClockBack,
     /// Time passes: all that is timed moves into the past.
     Elapse {
         hour: bool,
@@ -138,6 +147,10 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(max_size, max_running)| Step::Limits { max_size, max_running }),
         1 => (0..TASKS, 0..4_u8).prop_map(|(task, priority)| Step::Stray { task, priority }),
         2 => any::<bool>().prop_map(|hour| Step::Elapse { hour }),
+        3 => (0..4_u8, prop::bool::weighted(0.3), 1..30_u8, 1..40_u8).prop_map(
+            |(who, everything, max_events, limit)| Step::Trim { who, everything, max_events, limit }
+        ),
+        1 => Just(Step::ClockBack),
         3 => Just(Step::Repeat),
     ]
 }
@@ -336,7 +349,20 @@ impl Step {
                     task: task_id(*task),
                 },
             ),
-            Self::Elapse { .. } | Self::Repeat => return None,
+            Self::Trim {
+                who,
+                everything,
+                max_events,
+                limit,
+            } => (
+                replica(*who),
+                Op::Trim {
+                    everything: *everything,
+                    max_events: (*max_events).into(),
+                    limit: (*limit).into(),
+                },
+            ),
+            Self::Elapse { .. } | Self::ClockBack | Self::Repeat => return None,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The model and a real partition side by side: every call goes to both, and everything is compared after each.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
@@ -16,6 +17,7 @@ use waooaw_orchestration::domain::state::TaskState;
 use waooaw_orchestration::domain::trigger::{Start, TaskTrigger};
 use waooaw_orchestration::store::functions::{self as real, Beat, BeatReply, Claimed, Joining, Takeover};
 use waooaw_orchestration::store::record::{self, Record};
+use waooaw_orchestration::store::upkeep::Retention;
 use waooaw_orchestration::{Endpoint, Store};
 
 use crate::server::Server;
@@ -23,11 +25,19 @@ use crate::steps::{Step, TASKS, prologue, task_id};
 
 const LOOK: &str = include_str!("look.lua");
 /// Moves all that is timed into the past.
-const ELAPSE: &str = "for _, key in ipairs(KEYS) do for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do \
+const ELAPSE: &str = "if redis.call('HEXISTS', ARGV[2], 'told_ms') == 1 then \
+                      redis.call('HINCRBY', ARGV[2], 'told_ms', -ARGV[1]) end \
+                      for _, key in ipairs(KEYS) do for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do \
                       redis.call('ZINCRBY', key, -ARGV[1], member) end end";
 /// Every key of the partition as Redis would save it.
 const DUMP: &str = "local found = redis.call('KEYS', ARGV[1] .. '*') table.sort(found) local dump = {} \
                     for i, key in ipairs(found) do dump[i] = { key, redis.call('DUMP', key) } end return dump";
+/// How far the clock of Redis goes back in a step: less than any delay, so that what is due is not told by it.
+const CLOCK_BACK_MS: i64 = 300_000;
+/// Longer ago than anything.
+const LONG: Duration = Duration::from_secs(1_000_000_000);
+/// The workflow of every other task.
+const FLOW: &str = "flow";
 const ERROR: &str = r#"{"type":"Broken","message":"\"no\" \\ luck"}"#;
 /// Where the time of its queue entry stands in a record's header.
 const ENTRY_MS: std::ops::Range<usize> = 19..25;
@@ -52,6 +62,10 @@ pub(crate) struct World {
     stray: Option<String>,
     /// How many were written.
     strays: u64,
+    /// Nobody has noticed yet that the clock went back.
+    is_clock_back: bool,
+    /// By how much it was found gone back.
+    went_back_ms: i64,
 }
 
 impl World {
@@ -71,6 +85,8 @@ impl World {
             last_call: None,
             stray: None,
             strays: 0,
+            is_clock_back: false,
+            went_back_ms: 0,
         }
     }
 
@@ -81,6 +97,10 @@ impl World {
         for step in prologue().iter().chain(steps) {
             if let Step::Elapse { hour } = step {
                 world.elapse(if *hour { 3_600_000 } else { 600_000 }).await;
+                continue;
+            }
+            if let Step::ClockBack = step {
+                world.turn_clock_back().await;
                 continue;
             }
             let next = step.resolve(&world.model, world.shift_ms);
@@ -109,6 +129,9 @@ impl World {
             self.last_event.clone_from(&event.entry_id);
         }
 
+        if matches!(op, Op::Promote { .. }) {
+            self.follow_clock().await?;
+        }
         let (expected, expected_events) = self.model.apply(by, op, now_ms + self.shift_ms);
 
         let numbers = |id: String| {
@@ -153,12 +176,39 @@ impl World {
         seconds * 1000 + micros / 1000
     }
 
+    /// Has Redis believe that its clock went back.
+    async fn turn_clock_back(&mut self) {
+        let seen = self.now_ms().await + CLOCK_BACK_MS;
+        let mut set = redis::cmd("HSET");
+        set.arg(format!("{}meta", self.prefix)).arg("clock_ms").arg(seen);
+        set.query_async::<()>(&mut self.raw).await.unwrap();
+        self.is_clock_back = true;
+    }
+
+    /// Tells the model by how much Redis found its clock gone back.
+    async fn follow_clock(&mut self) -> Result<(), Outcry> {
+        let horizon = self.store.horizon(self.partition).await;
+        let went_back_ms = i64::try_from(horizon.map_err(|error| format!("{error:?}"))?.went_back_ms).unwrap();
+        let by_ms = went_back_ms - std::mem::replace(&mut self.went_back_ms, went_back_ms);
+        let expected = if std::mem::take(&mut self.is_clock_back) {
+            CLOCK_BACK_MS - 60_000..=CLOCK_BACK_MS
+        } else {
+            0..=0
+        };
+        if !expected.contains(&by_ms) {
+            return Err(format!("the clock went back by {by_ms} ms, not {expected:?}"));
+        }
+        self.model.clock_went_back(by_ms);
+        Ok(())
+    }
+
     async fn elapse(&mut self, ms: i64) {
         let mut eval = redis::cmd("EVAL");
         eval.arg(ELAPSE).arg(2);
         eval.arg(format!("{}timers", self.prefix))
             .arg(format!("{}handlers", self.prefix))
-            .arg(ms);
+            .arg(ms)
+            .arg(format!("{}meta", self.prefix));
         eval.query_async::<()>(&mut self.raw).await.unwrap();
         self.shift_ms += ms;
     }
@@ -208,6 +258,7 @@ impl World {
                     real::Created::Duplicate => Word::Duplicate,
                     real::Created::Unknown => Word::Unknown,
                     real::Created::Full => Word::Full,
+                    real::Created::MemoryShort => unreachable!("nobody says that memory is short"),
                     real::Created::TooManyQueues => unreachable!("the tests name fewer queues than there may be"),
                     real::Created::Unresolved(_) | real::Created::KeyTaken | real::Created::Ended => {
                         unreachable!("no task has to do with another")
@@ -307,6 +358,30 @@ impl World {
                     .map_err(said)?;
                 Reply::Done
             }
+            Op::Trim {
+                everything,
+                max_events,
+                limit,
+            } => {
+                let retention = Retention {
+                    age: if *everything { Duration::ZERO } else { LONG },
+                    max_events: *max_events as u64,
+                    dead_letters: LONG,
+                };
+                let limit = u32::try_from(*limit).unwrap();
+                match store
+                    .trim(partition, by, Some(&retention), limit, false)
+                    .await
+                    .map_err(said)?
+                {
+                    None => Reply::Stranger,
+                    Some(trimmed) => Reply::Trimmed(
+                        usize::try_from(trimmed.events).unwrap(),
+                        usize::try_from(trimmed.tasks).unwrap(),
+                        trimmed.is_more,
+                    ),
+                }
+            }
             Op::Stray { queue, priority, task } => {
                 // The functions know a task's entry by its id, not by its stream, so a forged one in another stream
                 // passes for it when both are the first of the same millisecond. Nothing but luck makes that happen.
@@ -340,7 +415,7 @@ impl World {
             correlation_id: correlation_of(new.id),
             trace: None,
             saga: None,
-            workflow_id: None,
+            workflow_id: is_in_flow(new.id).then(|| FLOW.parse().unwrap()),
             retry,
             queue: new.queue.clone(),
             priority: new.priority,
@@ -548,9 +623,17 @@ impl World {
             lines.insert(format!("queue {queue} {ranks:?}"));
         }
         let count = |is: fn(TaskState) -> bool| self.model.tasks().values().filter(|task| is(task.state)).count();
-        let is_dead = |state| matches!(state, TaskState::Failed | TaskState::Timeout);
-        lines.insert(format!("dead letters {}", count(is_dead)));
-        lines.insert(format!("ended {}", count(TaskState::is_terminal)));
+        let forgotten = |is: fn(TaskState) -> bool| {
+            let those = self.model.forgotten().iter().filter(|(state, _)| is(**state));
+            those.map(|(_, count)| usize::try_from(*count).unwrap()).sum::<usize>()
+        };
+        lines.insert(format!("dead letters {}", self.model.dead_letters()));
+        let ended = count(TaskState::is_terminal) + forgotten(TaskState::is_terminal);
+        lines.insert(format!("ended {ended}"));
+        let flow = self.model.tasks().keys().filter(|id| is_in_flow(**id));
+        let mut flow: Vec<String> = flow.map(ToString::to_string).collect();
+        flow.sort();
+        lines.insert(format!("group {}", flow.join(" ")).trim_end().to_owned());
         lines
     }
 }
@@ -573,6 +656,10 @@ fn line_of_record(id: TaskId, raw: &[u8]) -> Result<String, Outcry> {
         record.seq,
         record.tail.is_some()
     ))
+}
+
+fn is_in_flow(id: TaskId) -> bool {
+    id.to_string().starts_with(['0', '2', '4', '6', '8', 'a', 'c', 'e'])
 }
 
 fn correlation_of(id: TaskId) -> String {

@@ -10,6 +10,7 @@
 mod attempt;
 mod lane;
 mod take;
+mod trim;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use attempt::LOSSES_MAX;
 pub use lane::{Entry, Home, Lane, LaneKey};
 pub use take::{LOOKS_MAX, RESCUE_EVERY};
+pub use trim::TELL_MS;
 
 use take::Looks;
 pub use words::{Appetite, Fact, ModelEvent, NewTask, Op, Outcome, Reply, Settlement, Started, Word};
@@ -102,6 +104,7 @@ pub struct Model {
     is_limits_set: bool,
     served: u64,
     entries: u64,
+    kept: trim::Kept,
 }
 
 /// One call under way: who makes it, when, and what it appended to the log.
@@ -124,6 +127,7 @@ impl Default for Model {
             is_limits_set: false,
             served: 0,
             entries: 0,
+            kept: trim::Kept::default(),
         }
     }
 }
@@ -167,7 +171,13 @@ impl Model {
                 self.enter(home, *priority, *task, now_ms, None);
                 Reply::Done
             }
+            Op::Trim {
+                everything,
+                max_events,
+                limit,
+            } => self.trim(&mut turn, *everything, *max_events, *limit),
         };
+        self.note(&turn.events);
         (reply, turn.events)
     }
 
@@ -225,7 +235,9 @@ impl Model {
         counters.insert("opening".to_owned(), 0);
         counters.insert("backlog".to_owned(), 0);
         for state in TaskState::ALL.into_iter().filter(|state| *state != TaskState::Pending) {
-            counters.insert(state.as_str().to_lowercase(), count(&|task| task.state == state));
+            let forgotten = self.forgotten().get(&state).copied().unwrap_or_default();
+            let count = count(&|task| task.state == state) + forgotten;
+            counters.insert(state.as_str().to_lowercase(), count);
         }
         counters
     }

@@ -87,6 +87,15 @@ pub enum Op {
         /// The limit of tasks that run, 0 for none.
         max_running: Option<u64>,
     },
+    /// Removes from the log what it need not keep, and tasks with it.
+    Trim {
+        /// Whether all of it is old.
+        everything: bool,
+        /// How many events may stay.
+        max_events: usize,
+        /// How many go at most.
+        limit: usize,
+    },
     /// Somebody writes an entry into a queue past all functions.
     Stray {
         /// The queue.
@@ -182,6 +191,8 @@ pub enum Reply {
     TakenOver(usize, bool),
     /// The victim's beat has moved; nothing changed.
     Alive,
+    /// How many events and tasks went, and whether there may be more.
+    Trimmed(usize, usize, bool),
     /// Goodbye.
     Left,
     /// The caller still holds tasks; nothing changed.

@@ -16,22 +16,21 @@ local function acknowledge(keys, args)
     acknowledged = acknowledged + redis.call('XACK', stream, group, unpack(args, first, math.min(first + CHUNK - 1, #args)))
   end
   local pending = redis.call('XPENDING', stream, group, '-', '+', 1)[1]
-  if pending then
+  local delivered = delivered_id(stream, group)
+  if pending and not is_later(pending[1], delivered) then
     redis.call('XTRIM', stream, 'MINID', '=', pending[1])
   else
-    for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-      local fields = {}
-      for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
-      if fields['name'] == group then
-        local ms, seq = string.match(fields['last-delivered-id'], '^(%d+)-(%d+)$')
-        redis.call('XTRIM', stream, 'MINID', '=', string.format('%s-%d', ms, tonumber(seq) + 1))
-      end
-    end
+    local ms, seq = string.match(delivered, '^(%d+)-(%d+)$')
+    redis.call('XTRIM', stream, 'MINID', '=', string.format('%s-%d', ms, tonumber(seq) + 1))
   end
-  if pending and redis.call('XLEN', stream) > PILE then
-    for first = 2, #args, CHUNK do
-      redis.call('XDEL', stream, unpack(args, first, math.min(first + CHUNK - 1, #args)))
-    end
+  local is_piled = pending and redis.call('XLEN', stream) > PILE
+  local behind = {}
+  for i = 2, #args do
+    -- Somebody gave back what stands in front of it; it would come again.
+    if is_piled or is_later(args[i], delivered) then behind[#behind + 1] = args[i] end
+  end
+  for first = 1, #behind, CHUNK do
+    redis.call('XDEL', stream, unpack(behind, first, math.min(first + CHUNK - 1, #behind)))
   end
   return acknowledged
 end

@@ -15,6 +15,10 @@ end
 
 local function has_room(ctx) return ctx.max_size == 0 or total_tasks(ctx) < ctx.max_size end
 
+-- Whether Redis is short of memory. New tasks are refused before Redis itself does, so that what drains has room; a moment
+-- further away than any such report was written by a clock that has gone back since.
+local function is_memory_short(ctx) return ctx.now < ctx.tight_ms and ctx.tight_ms <= ctx.now + WAITING_MS * 10 end
+
 -- While the oldest trigger waits for room, none behind it may slip in; a moment further away than any such wait was
 -- written by a clock that has gone back since.
 local function must_wait_for_older(ctx, asker)

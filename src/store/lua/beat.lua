@@ -30,9 +30,11 @@ local function beat(keys, args)
     ids[#ids + 1] = args[i]
     held[args[i]] = tonumber(args[i + 1])
   end
-  local records = load_records(task_keys(ctx, ids))
-  for i, id in ipairs(ids) do
-    local h = read_header(records[i])
+  for i, key in ipairs(task_keys(ctx, ids)) do
+    local id = ids[i]
+    -- Only the header: what is held may be large, and this is asked every two seconds.
+    local raw = redis.call('GETRANGE', key, 0, HEADER_BYTES - 1)
+    local h = #raw == HEADER_BYTES and read_header(raw)
     if not h or h[STATE] ~= RUNNING or h[OWNER] ~= replica or h[ATTEMPT] ~= held[id] then gone[#gone + 1] = id end
   end
 

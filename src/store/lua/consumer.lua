@@ -45,3 +45,13 @@ local function forget_replica(ctx, replica)
   end
   return gone
 end
+
+-- The last entry that a group was given.
+local function delivered_id(stream, group)
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local fields = {}
+    for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
+    if fields['name'] == group then return fields['last-delivered-id'] end
+  end
+  return '0-0'
+end

@@ -7,12 +7,12 @@ leave in one MSET. Nothing here decides anything.
 ]]
 local SCHEMA = '1'
 local FIELDS = {
-  'schema', 'max_size', 'max_running', 'overdue_ms', 'waiting_ms', 'p0', 'p1', 'p2', 'p3',
+  'schema', 'max_size', 'max_running', 'overdue_ms', 'waiting_ms', 'tight_ms', 'p0', 'p1', 'p2', 'p3',
   'running', 'completed', 'failed', 'timeout', 'cancelled', 'duration_ms', 'served', 'parked', 'entry_ms', 'entry_seq',
   'opening', 'backlog',
 }
 -- The first of FIELDS that is a counter.
-local FIRST_COUNTER = 6
+local FIRST_COUNTER = 7
 -- The counter of what waits, by rank.
 local WAITING = { [0] = 'p0', 'p1', 'p2', 'p3' }
 -- Lua refuses to unpack more values than its C stack holds; a batch is cut well below that.
@@ -69,6 +69,7 @@ local function open(keys, replica)
     max_running = tonumber(values[3]) or 0,
     overdue_ms = tonumber(values[4]) or 0,
     waiting_ms = tonumber(values[5]) or 0,
+    tight_ms = tonumber(values[6]) or 0,
     writes = {},
     retired = {},
     endings = {},

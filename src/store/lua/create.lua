@@ -12,7 +12,8 @@ ARGV    1 replica  2 who asks: any (the name needs no handler), named (it does),
 Returns { 'ok', { word, ... }, started } with a word for each task in order: ok, duplicate (exists; nothing changed),
         unknown (no replica has registered the name within the last hour), full (this and all after it must wait),
         queues (there are as many queues as there may be, and this would be one more), unresolved (it depends on something
-        not known; with the name behind a space), key (its key is another's), ended (its workflow has ended);
+        not known; with the name behind a space), key (its key is another's), ended (its workflow has ended),
+        memory (Redis is short of it; this and all after it must wait);
         or { 'schema', found }. O(tasks).
 ]]
 local CREATE_ARGS = 5
@@ -106,7 +107,8 @@ local function create(keys, args)
 
   -- Where not all fit, those admitted must be the oldest of all replicas'.
   local fits = ctx.max_size == 0 or total + count <= ctx.max_size
-  if from_stream and not fits then
+  local is_short = is_memory_short(ctx)
+  if from_stream and (is_short or not fits) then
     must_wait = args[2] == 'stream'
     redis.call('HSET', ctx.meta, 'waiting_ms', string.format('%d', ctx.now + WAITING_MS))
   end
@@ -132,6 +134,9 @@ local function create(keys, args)
       words[i] = 'unknown'
     elseif not routing.has_place then
       words[i] = 'queues'
+    elseif is_short then
+      for rest = i, count do words[rest] = 'memory' end
+      break
     elseif ctx.max_size > 0 and total >= ctx.max_size then
       for rest = i, count do words[rest] = 'full' end
       break

@@ -37,3 +37,11 @@ local function emit_replica(ctx, subject, kind, rest)
   local event_id = string.format('%s/%d', subject, seq)
   emit(ctx, kind, subject, seq, event_id, event_id, '{"replica":"' .. subject .. '",' .. rest .. '}')
 end
+
+-- A field of an entry; empty where it has none of this name.
+local function field_of(fields, name)
+  for i = 1, #fields, 2 do
+    if fields[i] == name then return fields[i + 1] end
+  end
+  return ''
+end

@@ -13,6 +13,8 @@ local function join(keys, args)
   if found[1] and found[1] ~= SCHEMA then return { 'schema', found[1] } end
   if found[2] and found[2] ~= args[2] then return { 'partitions', found[2] } end
   redis.call('HSET', meta, 'schema', SCHEMA, 'partitions', args[2])
+  -- Keys that were lost and made anew are not those that somebody remembers.
+  redis.call('HSETNX', meta, 'foundation', replica .. '@' .. digits(now_ms()))
   if not found[3] then
     if args[3] ~= '' then redis.call('HSET', meta, 'max_size', args[3]) end
     if args[4] ~= '' then redis.call('HSET', meta, 'max_running', args[4]) end

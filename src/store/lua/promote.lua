@@ -1,5 +1,6 @@
 --[[
-promote: queues delayed tasks whose time has come, and goes on with long work that others began (see follow.lua).
+promote: queues delayed tasks whose time has come, by a clock that may have gone back (see clock.lua), and goes on with long
+work that others began (see follow.lua).
 
 KEYS    1 meta    hash    the partition's schema, limits and counters
         2 none    -       never exists
@@ -13,6 +14,7 @@ local function promote(keys, args)
   local ctx, refusal = open(keys, args[1])
   if not ctx then return refusal end
   local timers = ctx.prefix .. 'timers'
+  local is_shifting = follow_clock(ctx)
   local ids = redis.call('ZRANGEBYSCORE', timers, '-inf', ctx.now, 'LIMIT', 0, args[2])
   local keys_of_ids = task_keys(ctx, ids)
   local records = load_records(keys_of_ids)
@@ -40,6 +42,7 @@ local function promote(keys, args)
   local head = redis.call('ZRANGE', timers, 0, 0, 'WITHSCORES')
   local next_ms = -1
   if head[2] then next_ms = math.max(0, tonumber(head[2]) - ctx.now) end
+  if is_shifting then next_ms = 0 end
   return { 'ok', #ids, next_ms }
 end
 

@@ -74,6 +74,13 @@ local function entry_numbers(id)
   return tonumber(ms), tonumber(seq)
 end
 
+-- Whether one entry id stands behind another.
+local function is_later(one, other)
+  local ms, seq = entry_numbers(one)
+  local other_ms, other_seq = entry_numbers(other)
+  return ms > other_ms or (ms == other_ms and seq > other_seq)
+end
+
 local function set_entry(h, id)
   h[ENTRY_MS], h[ENTRY_SEQ] = entry_numbers(id)
 end

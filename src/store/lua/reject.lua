@@ -39,4 +39,5 @@ local function reject(keys, args)
   return { 'ok', words }
 end
 
-register('reject', reject, ADDS)
+-- Moves bytes from the stream to the dead letters; were it refused, a bad event would stop the reader.
+register('reject', reject, DRAINS)

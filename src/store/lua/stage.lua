@@ -12,7 +12,7 @@ ARGV    1 replica  2 who asks (see create)  3 free slots ("0,3")  4 runs any tas
         then four for each task: id, routing ("queue rank max_retries flags start key", then the tasks it depends on as id
         and input name, each with a leading space), payload (of the created event, without its last members), body
 Returns { 'ok', word, started }: ok (known now), more (the chunk is kept), duplicate (this very request made it before),
-        taken (another did), unknown (with the name behind a space), full, queues; or { 'schema', found }.
+        taken (another did), unknown (with the name behind a space), full, memory (Redis is short of it), queues; or { 'schema', found }.
         O(tasks + dependencies of the chunk).
 ]]
 local STAGE_ARGS = 4
@@ -111,9 +111,10 @@ local function begin_group(ctx, args)
   end
   if places > QUEUES_MAX then return nil, 'queues' end
   local from_stream = args[2] == 'stream' or args[2] == 'turn'
-  if not has_room(ctx) then
+  local is_short = is_memory_short(ctx)
+  if is_short or not has_room(ctx) then
     if from_stream then redis.call('HSET', ctx.meta, 'waiting_ms', string.format('%d', ctx.now + WAITING_MS)) end
-    return nil, 'full'
+    return nil, is_short and 'memory' or 'full'
   end
   if must_wait_for_older(ctx, args[2]) then return nil, 'full' end
   local name, policy, priority, correlation, cause, trace =

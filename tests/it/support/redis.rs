@@ -1,6 +1,6 @@
 //! A Redis of the test's own: a process, a folder, a port; gone with its owner.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -90,6 +90,31 @@ impl TestRedis {
             .await
             .unwrap();
         *self.connection.lock().await = None;
+    }
+
+    /// Ends the server as a crash would.
+    pub(crate) async fn kill(&self) {
+        let mut server = self.server.lock().unwrap().take().expect("it runs");
+        server.kill().unwrap();
+        tokio::task::spawn_blocking(move || server.wait().unwrap())
+            .await
+            .unwrap();
+        *self.connection.lock().await = None;
+    }
+
+    /// Copies what is on disk right now; see [`TestRedis::restore`].
+    pub(crate) fn save_copy(&self) {
+        copy_files(
+            &self.folder.path().join("appendonlydir"),
+            &self.folder.path().join("copy"),
+        );
+    }
+
+    /// Puts the copy in the place of what is on disk; the server must not run.
+    pub(crate) fn restore(&self) {
+        let files = self.folder.path().join("appendonlydir");
+        std::fs::remove_dir_all(&files).unwrap();
+        copy_files(&self.folder.path().join("copy"), &files);
     }
 
     /// Where it is.
@@ -268,6 +293,14 @@ pub(crate) fn trigger_fields<'a>(event_id: &'a str, payload: &'a str) -> [(&'a [
 /// The task that a trigger of `tester` makes outside any workflow.
 pub(crate) fn task_of(event_id: &str) -> TaskId {
     TaskId::derive("tester", event_id, None, None, 1)
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
 }
 
 fn url(port: u16) -> String {
