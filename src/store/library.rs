@@ -28,7 +28,7 @@ const SHARED: [&str; 13] = [
 ];
 
 /// The functions, each part with its own.
-const FUNCTIONS: [&str; 16] = [
+const FUNCTIONS: [&str; 18] = [
     include_str!("lua/join.lua"),
     include_str!("lua/create.lua"),
     include_str!("lua/stage.lua"),
@@ -37,6 +37,8 @@ const FUNCTIONS: [&str; 16] = [
     include_str!("lua/cancel.lua"),
     include_str!("lua/stop.lua"),
     include_str!("lua/resume.lua"),
+    include_str!("lua/circuit.lua"),
+    include_str!("lua/trial.lua"),
     include_str!("lua/beat.lua"),
     include_str!("lua/takeover.lua"),
     include_str!("lua/leave.lua"),
@@ -106,6 +108,10 @@ pub enum Function {
     Statistics,
     /// Changes a limit at run time.
     Limits,
+    /// Stops claiming the tasks of a name, or goes on with them.
+    Circuit,
+    /// Hands out one task of such a name.
+    Trial,
 }
 
 impl Function {
@@ -130,6 +136,8 @@ impl Function {
             Self::Forget => "forget",
             Self::Statistics => "statistics",
             Self::Limits => "limits",
+            Self::Circuit => "circuit",
+            Self::Trial => "trial",
         }
     }
 

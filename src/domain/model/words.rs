@@ -87,6 +87,20 @@ pub enum Op {
         /// The limit of tasks that run, 0 for none.
         max_running: Option<u64>,
     },
+    /// The caller stops claiming the tasks of a name, or goes on with them.
+    Circuit {
+        /// The name.
+        name: Name,
+        /// Whether it stops.
+        is_open: bool,
+    },
+    /// Hands out one parked task of a name that the caller stopped claiming.
+    Trial {
+        /// The name.
+        name: Name,
+        /// The free slot.
+        slot: u16,
+    },
     /// Somebody writes an entry into a queue past all functions.
     Stray {
         /// The queue.
@@ -126,6 +140,8 @@ pub struct Appetite {
     pub runs_any: bool,
     /// How long a lower priority may wait before it is served out of turn.
     pub max_wait_ms: u64,
+    /// Takes nothing but parked tasks of this name, and these whatever the caller registered.
+    pub only: Option<Name>,
 }
 
 /// An attempt that ended.
@@ -178,6 +194,8 @@ pub enum Reply {
     },
     /// Nobody knows the caller.
     Stranger,
+    /// The caller never registered the name; nothing changed.
+    Unregistered,
     /// How many entries were taken back, and whether nothing is left.
     TakenOver(usize, bool),
     /// The victim's beat has moved; nothing changed.
