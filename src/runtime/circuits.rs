@@ -108,9 +108,9 @@ impl Circuits {
 
     /// Whether tasks of a name should not be begun.
     pub(super) fn is_open(&self, name: &str) -> bool {
-        self.guards.get(name).is_some_and(|guard| {
-            !guard.is_calm.load(Ordering::Acquire) && matches!(guard.phase(), Phase::Open { .. })
-        })
+        self.guards
+            .get(name)
+            .is_some_and(|guard| !guard.is_calm.load(Ordering::Acquire) && matches!(guard.phase(), Phase::Open { .. }))
     }
 
     /// The handlers that are paused.
@@ -195,7 +195,9 @@ pub(super) async fn mind(run: Arc<Run>) {
 
 /// Looks after one circuit from its opening until Redis knows that it is closed.
 async fn mind_one(run: &Arc<Run>, name: &str) {
-    let Some(guard) = run.circuits.guards.get(name) else { return };
+    let Some(guard) = run.circuits.guards.get(name) else {
+        return;
+    };
     loop {
         match guard.phase() {
             Phase::Open { until } => {

@@ -21,17 +21,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use super::excerpt::{EXCERPT_BYTES, Secrets, excerpt, with_excerpt};
 use super::handler::{Handler, HandlerFuture, HandlerResult, TaskContext, TaskError};
 use super::invocation;
 use super::work::RESULT_BYTES_MAX;
 use pipes::{Heard, TooMuch, talk};
-use process_group::{Guarded, ProcessGroup};
+use process_group::ProcessGroup;
 
 /// The exit code that says that another attempt would fail as well: `EX_DATAERR` of `sysexits.h`.
 const PERMANENT: i32 = 65;
+/// How long a program that was asked to end may take, before it is ended by force.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the pipes are read on when the program has ended. What it wrote is there at once; only a process that left its
 /// group can hold them open.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -51,8 +56,8 @@ struct Program {
     environment: BTreeMap<OsString, OsString>,
     /// What no error may quote.
     secrets: Secrets,
-    /// Groups of aborted attempts that have not ended yet.
-    leftovers: TaskTracker,
+    /// Programs that have not ended yet, also those of attempts that were aborted.
+    running: TaskTracker,
 }
 
 impl CommandHandler {
@@ -66,9 +71,9 @@ impl CommandHandler {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         secrets: impl IntoIterator<Item = &'a str>,
     ) -> Self {
-        let leftovers = TaskTracker::new();
+        let running = TaskTracker::new();
         // Nobody waits for it but to see that it is empty.
-        leftovers.close();
+        running.close();
         let mut masked = Secrets::default();
         secrets.into_iter().for_each(|secret| masked.add(secret));
         Self {
@@ -77,7 +82,7 @@ impl CommandHandler {
                 arguments: arguments.to_vec(),
                 environment: environment.into_iter().collect(),
                 secrets: masked,
-                leftovers,
+                running,
             }),
         }
     }
@@ -86,7 +91,20 @@ impl CommandHandler {
 impl Handler for CommandHandler {
     fn run(&self, task: TaskContext) -> HandlerFuture {
         let program = Arc::clone(&self.program);
-        Box::pin(async move { program.run(&task).await })
+        Box::pin(async move {
+            let stop = CancellationToken::new();
+            // Whoever drops this future asks the program to end, which goes on in a task of its own.
+            let _ended_with_this = stop.clone().drop_guard();
+            let running = program.running.clone();
+            let attempt = running.spawn(async move { program.run(&task, &stop).await });
+            match attempt.await {
+                Ok(result) => result,
+                Err(failure) => match failure.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => Err(TaskError::new("the program was ended with its replica")),
+                },
+            }
+        })
     }
 
     fn probe(&self) -> Pin<Box<dyn Future<Output = bool> + Send>> {
@@ -94,8 +112,8 @@ impl Handler for CommandHandler {
     }
 
     fn cleaned_up(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let leftovers = self.program.leftovers.clone();
-        Box::pin(async move { leftovers.wait().await })
+        let running = self.program.running.clone();
+        Box::pin(async move { running.wait().await })
     }
 }
 
@@ -106,14 +124,19 @@ enum Ending {
 }
 
 impl Program {
-    async fn run(&self, task: &TaskContext) -> HandlerResult {
-        let group = ProcessGroup::start(&mut self.command(task)).map_err(|error| self.not_started(&error))?;
-        // Whoever drops this future drops the guard, and with it the group.
-        let mut group = Guarded::new(group, &self.leftovers);
+    /// Runs the program until it has ended by itself, or was ended because it wrote too much or `stop` asked for it.
+    async fn run(&self, task: &TaskContext, stop: &CancellationToken) -> HandlerResult {
+        let mut group = ProcessGroup::start(&mut self.command(task)).map_err(|error| self.not_started(&error))?;
         let input = invocation::json(task);
         let mut heard = Heard::default();
-        let talking = talk(group.pipes(), input.as_bytes(), &mut heard, RESULT_BYTES_MAX, EXCERPT_BYTES);
-        let ending = watch(&mut group, talking).await;
+        let talking = talk(
+            group.pipes(),
+            input.as_bytes(),
+            &mut heard,
+            RESULT_BYTES_MAX,
+            EXCERPT_BYTES,
+        );
+        let ending = watch(&mut group, talking, stop).await;
         self.judge(ending, &mut heard)
     }
 
@@ -149,7 +172,10 @@ impl Program {
         let status = match ending {
             Ending::WroteTooMuch => {
                 let sentence = format!("the program wrote more than {RESULT_BYTES_MAX} bytes to standard output");
-                return Err(TaskError::permanent("result_too_large", &with_excerpt(&sentence, &said)));
+                return Err(TaskError::permanent(
+                    "result_too_large",
+                    &with_excerpt(&sentence, &said),
+                ));
             }
             Ending::Exited(Ok(status)) => status,
             Ending::Exited(Err(error)) => {
@@ -196,27 +222,55 @@ impl Program {
     }
 }
 
-/// Listens until the program has ended, or wrote too much and is ended.
-async fn watch(group: &mut Guarded, talking: impl Future<Output = Result<(), TooMuch>>) -> Ending {
+/// Listens until the program has ended. One that writes too much, or is to stop, is asked to end and, when it takes too
+/// long, ended by force. It is listened to until then: a broken pipe would end it before it could clean up.
+async fn watch(
+    group: &mut ProcessGroup,
+    talking: impl Future<Output = Result<(), TooMuch>>,
+    stop: &CancellationToken,
+) -> Ending {
     tokio::pin!(talking);
-    let mut is_silent = false;
-    loop {
+    let (mut is_silent, mut is_too_much) = (false, false);
+    let mut force_at = None;
+    let status = loop {
         tokio::select! {
             biased;
-            heard = &mut talking, if !is_silent => match heard {
-                Ok(()) => is_silent = true,
-                Err(TooMuch) => {
-                    group.end();
-                    return Ending::WroteTooMuch;
+            heard = &mut talking, if !is_silent => {
+                is_silent = true;
+                is_too_much = heard.is_err();
+                if is_too_much && force_at.is_none() {
+                    group.terminate();
+                    force_at = Some(Instant::now() + PATIENCE);
                 }
-            },
-            status = group.ended() => {
-                if !is_silent && tokio::time::timeout(DRAIN, talking).await == Ok(Err(TooMuch)) {
-                    return Ending::WroteTooMuch;
+            }
+            status = group.ended() => break status,
+            () = stop.cancelled(), if force_at.is_none() => {
+                group.terminate();
+                force_at = Some(Instant::now() + PATIENCE);
+            }
+            () = until(force_at) => {
+                if !group.kill().await {
+                    warn!("a program does not end even by force");
                 }
-                return Ending::Exited(status);
+                break Err(io::Error::other("it was ended by force"));
             }
         }
+    };
+    if !is_silent {
+        is_too_much = tokio::time::timeout(DRAIN, talking).await == Ok(Err(TooMuch));
+    }
+    if is_too_much {
+        Ending::WroteTooMuch
+    } else {
+        Ending::Exited(status)
+    }
+}
+
+/// Waits for a moment; for ever without one.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

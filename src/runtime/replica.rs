@@ -277,6 +277,7 @@ impl Replica {
             };
             self.run_once(run, queues).await;
         }
+        self.options.handlers.cleaned_up().await;
         Ok(())
     }
 
@@ -329,7 +330,6 @@ impl Replica {
         readers.wait().await;
         loops.wait().await;
         settling.wait().await;
-        run.options.handlers.cleaned_up().await;
         *self.handle.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

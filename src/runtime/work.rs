@@ -173,7 +173,9 @@ impl Run {
             warn!(task_id = %claimed.task_id, attempt = claimed.attempt, task_name = name,
                 elapsed_ms = elapsed.as_millis(), "slow task");
         }
-        let sign = finished.as_ref().map_or(Sign::Nothing, |ending| ending.sign(has_target));
+        let sign = finished
+            .as_ref()
+            .map_or(Sign::Nothing, |ending| ending.sign(has_target));
         self.circuits.note(&name, sign).await;
         let delay_ms = |asked: Option<Duration>| {
             let asked = asked.unwrap_or_default().min(RETRY_AFTER_MAX);

@@ -26,8 +26,8 @@
 //!
 //! Never decides policy, never sleeps, never retries a task: that is the runtime's.
 
-mod connection;
 mod circuits;
+mod connection;
 pub mod cursor;
 pub mod document;
 pub mod doorbell;

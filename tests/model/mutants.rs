@@ -112,11 +112,7 @@ const MUTANTS: [(&str, &str, &str); 27] = [
         "if ms < oldest_ms or (ms == oldest_ms and seq < oldest_seq) then",
         "if true then",
     ),
-    (
-        "an open circuit stops no claim",
-        "redis.call('SREM', can, name)",
-        "",
-    ),
+    ("an open circuit stops no claim", "redis.call('SREM', can, name)", ""),
     (
         "a name that was never registered is paused",
         "not was_open and redis.call('SISMEMBER', can, name) == 0",

@@ -166,7 +166,10 @@ impl Model {
             }
             Op::Circuit { name, is_open } => self.set_circuit(by, name, *is_open),
             Op::Trial { name, slot } => {
-                let is_paused = self.replicas.get(&by).is_some_and(|replica| replica.paused.contains(name));
+                let is_paused = self
+                    .replicas
+                    .get(&by)
+                    .is_some_and(|replica| replica.paused.contains(name));
                 let appetite = Appetite {
                     slots: is_paused.then_some(*slot).into_iter().collect(),
                     only: Some(name.clone()),

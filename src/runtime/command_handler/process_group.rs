@@ -10,15 +10,13 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::process::{Child, Command};
-use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::pipes::Pipes;
 
-/// How long a group that was asked to end may take, before it is ended by force.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the end by force may take.
+const HANG: Duration = Duration::from_secs(5);
 
 /// A leader and its group. Dropping it ends the group by force.
 pub(super) struct ProcessGroup {
@@ -39,10 +37,19 @@ impl ProcessGroup {
         })
     }
 
+    /// Our ends of the leader's pipes; they are given once.
+    pub(super) fn pipes(&mut self) -> Pipes {
+        Pipes {
+            input: self.child.stdin.take(),
+            output: self.child.stdout.take(),
+            errors: self.child.stderr.take(),
+        }
+    }
+
     /// Waits until the leader has exited, and ends by force what it left in its group.
     ///
     /// Cancel safe: it may be dropped and called again.
-    async fn ended(&mut self) -> io::Result<ExitStatus> {
+    pub(super) async fn ended(&mut self) -> io::Result<ExitStatus> {
         self.leader_exited().await;
         self.signal(Signal::KILL);
         let status = self.child.wait().await;
@@ -88,78 +95,20 @@ impl ProcessGroup {
         }
     }
 
-    /// Asks all in the group to end, and ends by force what is left when the leader has exited or the patience is over.
-    async fn end(mut self) {
+    /// Asks all in the group to end.
+    pub(super) fn terminate(&self) {
         self.signal(Signal::TERM);
-        if tokio::time::timeout(PATIENCE, self.ended()).await.is_ok() {
-            return;
-        }
+    }
+
+    /// Ends all in the group by force; `false` for one that hangs in the kernel and does not end even so.
+    pub(super) async fn kill(&mut self) -> bool {
         self.signal(Signal::KILL);
-        // By force it ends at once, but for one that hangs in the kernel.
-        if tokio::time::timeout(PATIENCE, self.ended()).await.is_err() {
-            warn!(
-                group = self.leader.map(|leader| leader.as_raw_nonzero().get()),
-                "a program does not end even by force"
-            );
-        }
+        tokio::time::timeout(HANG, self.ended()).await.is_ok()
     }
 }
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
-    }
-}
-
-/// A group that is ended in order when nobody waits for it any more: in the background, watched by `leftovers`.
-pub(super) struct Guarded {
-    group: Option<ProcessGroup>,
-    leftovers: TaskTracker,
-}
-
-impl Guarded {
-    pub(super) fn new(group: ProcessGroup, leftovers: &TaskTracker) -> Self {
-        Self {
-            group: Some(group),
-            leftovers: leftovers.clone(),
-        }
-    }
-
-    /// Our ends of the leader's pipes; they are given once.
-    pub(super) fn pipes(&mut self) -> Pipes {
-        let Some(group) = &mut self.group else {
-            return Pipes::default();
-        };
-        Pipes {
-            input: group.child.stdin.take(),
-            output: group.child.stdout.take(),
-            errors: group.child.stderr.take(),
-        }
-    }
-
-    /// Waits until the leader has exited, and ends by force what it left in its group.
-    pub(super) async fn ended(&mut self) -> io::Result<ExitStatus> {
-        let Some(group) = &mut self.group else {
-            return Err(io::Error::other("the program was ended before"));
-        };
-        let status = group.ended().await;
-        self.group = None;
-        status
-    }
-
-    /// Ends it in the background.
-    pub(super) fn end(&mut self) {
-        let Some(group) = self.group.take() else { return };
-        // Asked at once, not when the task gets its turn. Without a runtime it is dropped, which is the end as well.
-        group.signal(Signal::TERM);
-        if let Ok(runtime) = Handle::try_current() {
-            self.leftovers.spawn_on(group.end(), &runtime);
-        }
-    }
-}
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        self.end();
     }
 }

@@ -78,7 +78,11 @@ mod tests {
     #[test]
     fn the_body_of_a_success_is_the_result_as_it_stands() {
         for (status, body, expected) in [
-            (200, "{\"b\":1, \"a\":12345678901234567890123}", "{\"b\":1, \"a\":12345678901234567890123}"),
+            (
+                200,
+                "{\"b\":1, \"a\":12345678901234567890123}",
+                "{\"b\":1, \"a\":12345678901234567890123}",
+            ),
             (201, " [1e2]\n", "[1e2]"),
             (202, "", "null"),
             (204, "", "null"),
@@ -103,7 +107,10 @@ mod tests {
             };
             assert_eq!(error.retry_after, error.is_retryable.then_some(Duration::from_secs(7)));
             assert_eq!(error.kind, "handler_error");
-            assert!(error.message.contains(&status.to_string()) && error.message.ends_with(": why"), "{error}");
+            assert!(
+                error.message.contains(&status.to_string()) && error.message.ends_with(": why"),
+                "{error}"
+            );
             table += &format!("{status} {word}\n");
         }
         assert_eq!(
@@ -118,7 +125,11 @@ mod tests {
     fn a_success_that_is_no_json_is_final() {
         for body in ["<html>", "{", "1 2", "NaN", "\"\u{1}\""] {
             let error = answered(200, body).unwrap_err();
-            assert_eq!((error.kind.as_str(), error.is_retryable), ("invalid_result", false), "{body}");
+            assert_eq!(
+                (error.kind.as_str(), error.is_retryable),
+                ("invalid_result", false),
+                "{body}"
+            );
         }
     }
 }
