@@ -14,7 +14,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -218,7 +218,7 @@ impl Program {
             // The system has a place of its own to look for it.
             return true;
         };
-        std::env::split_paths(folders).any(|folder| is_program(&PathBuf::from(folder).join(&self.path)))
+        std::env::split_paths(folders).any(|folder| is_program(&folder.join(&self.path)))
     }
 }
 

@@ -23,7 +23,7 @@ struct Invocation<'a> {
 
 /// `{task_id, attempt, name, args, kwargs, inputs, workflow_id, metadata, deadline}`.
 #[must_use]
-pub fn json(task: &TaskContext) -> String {
+pub(crate) fn json(task: &TaskContext) -> String {
     let invocation = Invocation {
         task_id: task.task_id.to_string(),
         attempt: task.attempt,
@@ -40,7 +40,7 @@ pub fn json(task: &TaskContext) -> String {
 
 /// By when the attempt must have ended, RFC 3339 in UTC.
 #[must_use]
-pub fn deadline(task: &TaskContext) -> Option<String> {
+pub(crate) fn deadline(task: &TaskContext) -> Option<String> {
     task.deadline_ms.map(timestamp)
 }
 
@@ -49,7 +49,7 @@ pub fn deadline(task: &TaskContext) -> Option<String> {
 /// # Errors
 ///
 /// Whatever makes it no JSON.
-pub fn result(written: &[u8]) -> serde_json::Result<Box<RawValue>> {
+pub(crate) fn result(written: &[u8]) -> serde_json::Result<Box<RawValue>> {
     if written.iter().all(u8::is_ascii_whitespace) {
         return serde_json::from_str("null");
     }

@@ -18,7 +18,7 @@ pub mod handler;
 pub mod holdings;
 pub mod http_handler;
 mod ingest;
-pub mod invocation;
+mod invocation;
 mod member;
 pub mod queue;
 pub mod replica;

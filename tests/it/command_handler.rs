@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::support::history::check_all_ended;
 use crate::support::log::{Log, LogEvent};
-use crate::support::redis::{TestRedis, task_of};
+use crate::support::redis::{TestRedis, free_port, task_of};
 use crate::support::{holds, wait_for};
 
 /// A handler that is a script for `sh`.
@@ -138,6 +138,7 @@ async fn a_program_is_told_its_task_on_standard_input_and_sees_a_small_environme
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "one table of scripts")]
 async fn each_way_to_end_completes_the_task_or_ends_it_or_brings_it_back() {
     let redis = TestRedis::start().await;
     let scripts = [
@@ -409,5 +410,48 @@ async fn a_replica_that_was_taken_for_dead_ends_its_programs() {
         log.life(task_of("long")).join(" "),
         "created started retry_scheduled started completed"
     );
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn the_examples_do_what_they_say() {
+    let redis = TestRedis::start().await;
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/handlers");
+    let port = free_port();
+    let config = include_str!("../../examples/handlers/handlers.toml")
+        .replace("examples/handlers", &examples.display().to_string())
+        .replace(":9000", &format!(":{port}"));
+    let _replica = redis.replica().config(&config).start().await;
+    let mut log = redis.log().await;
+
+    redis.trigger("disk", &json!({ "task_name": "disk_report" })).await;
+    let report = log.until_task(task_of("disk"), "task.completed").await;
+    assert_eq!(report.payload["result"]["attempt"], 1);
+    assert!(report.payload["result"]["free_kib"].is_u64(), "{report:?}");
+
+    let service = tokio::process::Command::new("python3")
+        .arg(examples.join("service.py"))
+        .arg(port.to_string())
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn();
+    // The other half needs Python.
+    if let Ok(_service) = service {
+        wait_for("the service listens", async || {
+            let connected = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+            holds(connected.is_ok(), || format!("{connected:?}"))
+        })
+        .await;
+        let quote = |items: Value| json!({ "task_name": "quote", "kwargs": { "items": items } });
+        redis.trigger("order", &quote(json!([19.9, 5.1]))).await;
+        redis.trigger("empty", &quote(json!([]))).await;
+        let done = log.until_task(task_of("order"), "task.completed").await;
+        assert_eq!(done.payload["result"], json!({ "total": 25.0, "attempt": 1 }));
+        let failed = log.until_task(task_of("empty"), "task.failed").await;
+        assert_eq!(
+            failed.payload["error"]["message"],
+            "the service answered 422 Unprocessable Entity: {\"problem\": \"an order needs items\"}"
+        );
+    }
     check_all_ended(&redis).await;
 }

@@ -65,6 +65,7 @@ fn describe(status: StatusCode) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
     use std::time::Duration;
 
     use super::*;
@@ -111,7 +112,7 @@ mod tests {
                 error.message.contains(&status.to_string()) && error.message.ends_with(": why"),
                 "{error}"
             );
-            table += &format!("{status} {word}\n");
+            writeln!(table, "{status} {word}").unwrap();
         }
         assert_eq!(
             table,

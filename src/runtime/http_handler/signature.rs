@@ -56,7 +56,7 @@ impl Signer {
 
     /// The value of `webhook-signature` for a body sent under `id` at `timestamp`, in seconds since the Unix epoch.
     #[must_use]
-    pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
+    pub(super) fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("a key of any length is taken");
         mac.update(format!("{id}.{timestamp}.").as_bytes());
         mac.update(body);
