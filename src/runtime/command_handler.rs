@@ -92,8 +92,8 @@ impl Handler for CommandHandler {
     fn run(&self, task: TaskContext) -> HandlerFuture {
         let program = Arc::clone(&self.program);
         Box::pin(async move {
-            let stop = CancellationToken::new();
-            // Whoever drops this future asks the program to end, which goes on in a task of its own.
+            // Told so, or by dropping this future, the program is asked to end, which goes on in a task of its own.
+            let stop = task.cancelled.child_token();
             let _ended_with_this = stop.clone().drop_guard();
             let running = program.running.clone();
             let attempt = running.spawn(async move { program.run(&task, &stop).await });
