@@ -133,7 +133,7 @@ impl Run {
             }
         };
         let retry = record.retry_count + 1;
-        let body = record.body;
+        let mut body = record.body;
         let Some(registered) = self.options.handlers.get(&body.task_name) else {
             return Some(Outcome::Released(Release::Shutdown));
         };
@@ -143,6 +143,8 @@ impl Run {
             return Some(Outcome::Released(Release::CircuitOpen));
         }
         let policy = body.spec.retry.unwrap_or(RetryPolicy::STANDARD);
+        // Whoever made the task may not know the handlers, as the command line does not.
+        body.spec.timeout_seconds = body.spec.timeout_seconds.or(registered.defaults.timeout_seconds);
         let inputs = match self.inputs(claimed, record.flags).await {
             Ok(inputs) => inputs,
             Err(error) => {

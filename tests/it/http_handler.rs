@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::json;
+use waooaw_orchestration::Task;
 
 use crate::support::history::check_all_ended;
 use crate::support::redis::{TestRedis, task_of};
@@ -317,5 +318,22 @@ async fn a_secure_service_without_a_trusted_certificate_is_not_spoken_to() {
     .await;
 
     assert_eq!(service.requests().len(), 0);
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_task_made_by_somebody_who_does_not_know_the_handler_has_its_timeout() {
+    let redis = TestRedis::start().await;
+    let service = Service::start(|_, _| Answer::Hang).await;
+    let config = handler("slow", &service.url("/")) + "timeout_seconds = 0.4\n";
+    let _replica = redis.replica().config(&config).start().await;
+    let task = Task::new("slow").retry("QUICK".parse().unwrap());
+
+    let id = redis.queue().await.enqueue(task).await.unwrap();
+
+    let mut log = redis.log().await;
+    let ended = log.until_task(id, "task.timeout").await;
+    assert_eq!(ended.payload["attempts"], 4);
+    assert!(service.requests()[0].json()["deadline"].is_string());
     check_all_ended(&redis).await;
 }
