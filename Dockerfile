@@ -46,7 +46,7 @@ COPY --from=build /out/waooaw /usr/local/bin/waooaw
 USER 10001:10001
 EXPOSE 8001
 # SIGTERM drains: claim no more, finish or hand back within shutdown.grace (30 s). `docker stop`
-# waits only 10 s by default, so use `docker stop -t 35`.
+# waits only 10 s by default, so use `docker stop -t 45`.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 CMD ["/usr/local/bin/waooaw", "health"]
 ENTRYPOINT ["/usr/local/bin/waooaw"]

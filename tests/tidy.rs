@@ -62,13 +62,9 @@ const SPAWNERS: [&str; 3] = ["src/runtime/", "src/service/", "src/cli/"];
 const SPAWNS: [&str; 4] = ["spawn", "spawn_blocking", "spawn_local", "spawn_on"];
 
 /// Dependencies that no source names, each with the reason why it is there all the same.
-const UNNAMED_DEPENDENCIES: [(&str, &str); 10] = [
-    ("base64", "for a piece that follows"),
-    ("hmac", "for a piece that follows"),
+const UNNAMED_DEPENDENCIES: [(&str, &str); 6] = [
     ("prometheus-client", "for a piece that follows"),
     ("ratatui", "for a piece that follows"),
-    ("reqwest", "for a piece that follows"),
-    ("rustix", "for a piece that follows"),
     ("serde-saphyr", "for a piece that follows"),
     ("stateright", "for a piece that follows"),
     ("tower-http", "for a piece that follows"),

@@ -9,8 +9,11 @@ pub mod id;
 pub mod priority;
 pub mod state;
 
+pub mod circuit;
 pub mod retry;
 pub mod rfc3339;
+
+pub mod address;
 
 pub mod rejection;
 

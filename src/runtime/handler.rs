@@ -42,6 +42,12 @@ pub struct TaskContext {
     pub metadata: Box<RawValue>,
     /// How long the attempt may take.
     pub timeout: Option<Duration>,
+    /// By when it must have ended, by the replica's clock, in milliseconds since the Unix epoch.
+    pub deadline_ms: Option<i64>,
+    /// W3C trace context of the trigger.
+    pub traceparent: Option<String>,
+    /// W3C trace state of the trigger.
+    pub tracestate: Option<String>,
     /// Fires when the attempt is to end: the task was cancelled, timed out or taken away.
     pub cancelled: CancellationToken,
 }
@@ -54,6 +60,7 @@ impl TaskContext {
         inputs: Vec<(String, String)>,
         cancelled: CancellationToken,
     ) -> Self {
+        let timeout = body.spec.timeout_seconds.map(Duration::from_secs_f64);
         Self {
             task_id: claimed.task_id,
             attempt: claimed.attempt,
@@ -63,7 +70,13 @@ impl TaskContext {
             inputs: inputs_json(inputs),
             workflow_id: body.workflow_id,
             metadata: body.spec.metadata,
-            timeout: body.spec.timeout_seconds.map(Duration::from_secs_f64),
+            timeout,
+            deadline_ms: timeout.map(|timeout| {
+                let timeout_ms = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
+                jiff::Timestamp::now().as_millisecond().saturating_add(timeout_ms)
+            }),
+            traceparent: body.traceparent,
+            tracestate: body.tracestate,
             cancelled,
         }
     }
@@ -109,6 +122,11 @@ pub struct TaskError {
     pub message: String,
     /// Whether another attempt may do better.
     pub is_retryable: bool,
+    /// Whether the target of the handler could not be reached, or is down. A handler most of whose attempts fail so is
+    /// paused until its target is back.
+    pub is_unreachable: bool,
+    /// The shortest wait before the next attempt, where the target asked for one; at most an hour counts.
+    pub retry_after: Option<Duration>,
 }
 
 impl TaskError {
@@ -119,6 +137,18 @@ impl TaskError {
             kind: "handler_error".to_owned(),
             message: message.to_owned(),
             is_retryable: true,
+            is_unreachable: false,
+            retry_after: None,
+        }
+    }
+
+    /// A failure because the target of the handler could not be reached: nothing was done, and another attempt may find
+    /// it. Under the code `unreachable`.
+    #[must_use]
+    pub fn unreachable(message: &str) -> Self {
+        Self {
+            is_unreachable: true,
+            ..Self::new(message).with_kind("unreachable")
         }
     }
 
@@ -126,10 +156,16 @@ impl TaskError {
     #[must_use]
     pub fn permanent(kind: &str, message: &str) -> Self {
         Self {
-            kind: kind.to_owned(),
-            message: message.to_owned(),
             is_retryable: false,
+            ..Self::new(message).with_kind(kind)
         }
+    }
+
+    /// The same failure, with the shortest wait before the next attempt.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
     }
 
     /// The same failure under a code of the handler's own.
@@ -163,6 +199,22 @@ pub type HandlerFuture = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
 pub trait Handler: Send + Sync + 'static {
     /// Runs one attempt. Dropping the future aborts it.
     fn run(&self, task: TaskContext) -> HandlerFuture;
+
+    /// Whether an attempt that runs out of time means that a target elsewhere does not answer, as a failure with
+    /// [`TaskError::is_unreachable`] does.
+    fn has_target(&self) -> bool {
+        false
+    }
+
+    /// Looks whether a target that could not be reached may be back, without running anything. Only then is a task tried.
+    fn probe(&self) -> Pin<Box<dyn Future<Output = bool> + Send>> {
+        Box::pin(std::future::ready(true))
+    }
+
+    /// Waits until nothing is left of attempts that were aborted. A replica that stops waits for it.
+    fn cleaned_up(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 struct AsyncFunction<F>(F);
@@ -298,6 +350,13 @@ impl Handlers {
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.by_name.contains_key(name)
+    }
+
+    /// Waits until nothing is left of attempts that were aborted.
+    pub(crate) async fn cleaned_up(&self) {
+        for registered in self.by_name.values() {
+            registered.handler.cleaned_up().await;
+        }
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Registered> {

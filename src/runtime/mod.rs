@@ -2,7 +2,7 @@
 //!
 //! A replica is a few loops around one [`crate::store::Store`]. `ingest` turns inbound events into tasks; `work`
 //! takes tasks for free slots, runs them and settles them; `member` says that the replica lives and aborts what is
-//! not its own any more; `watch` does what must be done by somebody: queueing what is due, taking back what silent
+//! not its own any more; `circuits` pauses handlers whose target does not answer; `watch` does what must be done by somebody: queueing what is due, taking back what silent
 //! replicas held; `sweep` forgets what was kept for long enough; `recall` notices when Redis lost its last moments. None of them keeps state that Redis does not have, and any may die at any instant.
 //!
 //! [`queue::TaskQueue`] and [`bus::EventBus`] offer the same to programs that link the library.
@@ -10,10 +10,15 @@
 pub mod backoff;
 pub mod builtin;
 pub mod bus;
+pub mod circuits;
+pub mod command_handler;
 pub mod defaults;
+mod excerpt;
 pub mod handler;
 pub mod holdings;
+pub mod http_handler;
 mod ingest;
+mod invocation;
 mod member;
 pub mod queue;
 mod recall;

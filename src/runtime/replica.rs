@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::backoff::Waits;
+use super::circuits::{self, Circuits, OpenCircuit};
 use super::defaults::Defaults;
 use super::handler::{Handlers, TaskContext};
 use super::holdings::Holdings;
@@ -127,6 +128,7 @@ pub(crate) struct Run {
     pub(super) options: ReplicaOptions,
     pub(super) defaults: Defaults,
     pub(super) slots: Slots,
+    pub(super) circuits: Circuits,
     pub(super) holdings: Holdings,
     pub(super) runtime: Handle,
     pub(super) tracker: TaskTracker,
@@ -223,6 +225,13 @@ impl ReplicaHandle {
         }
     }
 
+    /// The handlers that are paused since their target does not answer.
+    #[must_use]
+    pub fn open_circuits(&self) -> Vec<OpenCircuit> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().map_or_else(Vec::new, |run| run.circuits.open())
+    }
+
     /// The replica's id right now.
     #[must_use]
     pub fn replica_id(&self) -> Option<ReplicaId> {
@@ -279,6 +288,7 @@ impl Replica {
             };
             self.run_once(run, queues).await;
         }
+        self.options.handlers.cleaned_up().await;
         Ok(())
     }
 
@@ -306,6 +316,7 @@ impl Replica {
         }
         let loops = TaskTracker::new();
         let settling = TaskTracker::new();
+        readers.spawn(circuits::mind(Arc::clone(&run)));
         for (partition, queue) in self.store.partitions().zip(queues) {
             readers.spawn(work::take_work(Arc::clone(&run), partition));
             readers.spawn(watch::watch_others(Arc::clone(&run), partition));
@@ -393,6 +404,7 @@ async fn join(
         break;
     }
     let (ended, queues) = store.partitions().map(|_| mpsc::channel(1024)).unzip();
+    let run_stop = stop.child_token();
     let run = Run {
         store: store.clone(),
         replica,
@@ -402,12 +414,13 @@ async fn join(
             handlers: options.handlers.defaults(),
         },
         slots: Slots::new(options.workers),
+        circuits: Circuits::new(&options.handlers, run_stop.clone()),
         holdings: Holdings::default(),
         runtime: Handle::current(),
         tracker: TaskTracker::new(),
         ended,
         adopted: None,
-        stop: stop.child_token(),
+        stop: run_stop,
         hand_back: CancellationToken::new(),
         fenced: CancellationToken::new(),
         left: CancellationToken::new(),

@@ -220,6 +220,7 @@ pub(super) async fn listen(run: Arc<Run>, partition: Partition) {
                         _ => {
                             run.bell.notify_one();
                             run.room.notify_one();
+                            run.circuits.ring();
                         }
                     }
                     last.clone_from(&entry.id);

@@ -19,12 +19,13 @@ use tracing::{debug, error, warn};
 use super::backoff::Waits;
 use super::handler::{HandlerResult, TaskContext, TaskError};
 use super::replica::Run;
+use crate::domain::circuit::Sign;
 use crate::domain::digest::sha256_hex;
 use crate::domain::id::{Partition, TaskId};
 use crate::domain::retry::RetryPolicy;
 use crate::store::StoreError;
 use crate::store::doorbell::Doorbell;
-use crate::store::functions::{Appetite, Claimed, Outcome, Settled, Settlement};
+use crate::store::functions::{Appetite, Claimed, Outcome, Release, Settled, Settlement};
 use crate::store::record::{Flags, Record};
 
 /// How many ended attempts one call settles at most.
@@ -39,6 +40,8 @@ const GIVE_UP_PATIENCE: Duration = Duration::from_secs(6);
 const RESULT_IN_EVENT_BYTES: usize = 64 << 10;
 /// The largest result that is kept at all.
 pub(super) const RESULT_BYTES_MAX: usize = 1 << 20;
+/// The longest wait before a retry that a target may ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// The longest error message that is kept.
 const ERROR_BYTES_MAX: usize = 8 << 10;
 
@@ -130,16 +133,23 @@ impl Run {
             }
         };
         let retry = record.retry_count + 1;
-        let body = record.body;
+        let mut body = record.body;
         let Some(registered) = self.options.handlers.get(&body.task_name) else {
-            return Some(Outcome::Released);
+            return Some(Outcome::Released(Release::Shutdown));
         };
+        if self.circuits.is_open(&body.task_name) {
+            // Claimed by a call that was under way when it opened. It costs the task nothing.
+            self.circuits.until_told(&body.task_name).await;
+            return Some(Outcome::Released(Release::CircuitOpen));
+        }
         let policy = body.spec.retry.unwrap_or(RetryPolicy::STANDARD);
+        // Whoever made the task may not know the handlers, as the command line does not.
+        body.spec.timeout_seconds = body.spec.timeout_seconds.or(registered.defaults.timeout_seconds);
         let inputs = match self.inputs(claimed, record.flags).await {
             Ok(inputs) => inputs,
             Err(error) => {
                 self.report(&error, "can not read what a task depends on");
-                return Some(Outcome::Released);
+                return Some(Outcome::Released(Release::Shutdown));
             }
         };
         let task = TaskContext::new(claimed, body, inputs, cancel.child_token());
@@ -148,6 +158,7 @@ impl Run {
         let told = task.cancelled.clone();
         let began = Instant::now();
         let handler = Arc::clone(&registered.handler);
+        let has_target = handler.has_target();
         // A panic in a handler ends the attempt, not the replica.
         let work = AssertUnwindSafe(async move { handler.run(task).await }).catch_unwind();
         let finished = tokio::select! {
@@ -164,12 +175,17 @@ impl Run {
             warn!(task_id = %claimed.task_id, attempt = claimed.attempt, task_name = name,
                 elapsed_ms = elapsed.as_millis(), "slow task");
         }
-        let delay_ms = || {
-            let delay = policy.delay(retry, chance());
+        let sign = finished
+            .as_ref()
+            .map_or(Sign::Nothing, |ending| ending.sign(has_target));
+        self.circuits.note(&name, sign).await;
+        let delay_ms = |asked: Option<Duration>| {
+            let asked = asked.unwrap_or_default().min(RETRY_AFTER_MAX);
+            let delay = policy.delay(retry, chance()).max(asked);
             u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)
         };
         let outcome = match finished? {
-            Ending::HandedBack => Outcome::Released,
+            Ending::HandedBack => Outcome::Released(Release::Shutdown),
             Ending::GivenUp => Outcome::Aborted,
             // It was told to end, and did.
             Ending::Returned(Err(_)) | Ending::Expired if give_up.is_cancelled() => Outcome::Aborted,
@@ -178,13 +194,13 @@ impl Run {
                 let message = format!("the attempt exceeded max execution time of {limit} s");
                 Outcome::Timeout {
                     error: error_json(&TaskError::permanent("timeout", &message)),
-                    delay_ms: delay_ms(),
+                    delay_ms: delay_ms(None),
                 }
             }
             Ending::Returned(Ok(result)) => completed(&result),
             Ending::Returned(Err(error)) if error.is_retryable => Outcome::Failed {
                 error: error_json(&error),
-                delay_ms: delay_ms(),
+                delay_ms: delay_ms(error.retry_after),
             },
             Ending::Returned(Err(error)) => Outcome::Rejected {
                 error: error_json(&error),
@@ -195,7 +211,7 @@ impl Run {
         } else {
             &self.failed
         };
-        counter.fetch_add(u64::from(!matches!(outcome, Outcome::Released)), Ordering::Relaxed);
+        counter.fetch_add(u64::from(!matches!(outcome, Outcome::Released(_))), Ordering::Relaxed);
         debug!(task_id = %claimed.task_id, attempt = claimed.attempt, task_name = name,
             elapsed_ms = elapsed.as_millis(), outcome = outcome_word(&outcome), "attempt ended");
         Some(outcome)
@@ -217,6 +233,18 @@ async fn given_up(give_up: &CancellationToken, told: &CancellationToken) {
     tokio::time::sleep(GIVE_UP_PATIENCE).await;
 }
 
+impl Ending {
+    /// What it says about the target of the handler.
+    fn sign(&self, has_target: bool) -> Sign {
+        match self {
+            Self::Returned(Err(error)) if error.is_unreachable => Sign::Missed,
+            Self::Expired if has_target => Sign::Missed,
+            Self::Returned(_) | Self::Expired => Sign::Reached,
+            Self::HandedBack | Self::GivenUp => Sign::Nothing,
+        }
+    }
+}
+
 /// Ends when the attempt's time is up; never without a limit.
 async fn expiry(timeout: Option<Duration>) {
     match timeout {
@@ -231,7 +259,7 @@ const fn outcome_word(outcome: &Outcome) -> &'static str {
         Outcome::Failed { .. } => "failed",
         Outcome::Timeout { .. } => "timeout",
         Outcome::Rejected { .. } => "rejected",
-        Outcome::Released => "released",
+        Outcome::Released(_) => "released",
         Outcome::Aborted => "aborted",
     }
 }

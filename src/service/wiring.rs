@@ -1,17 +1,20 @@
 //! Puts the parts together: from a checked configuration to a running replica with its HTTP side.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::config::{Config, HandlerKind};
+use super::config::{Config, HandlerKind, Secret};
 use super::http;
 use crate::runtime::builtin::with_builtin;
+use crate::runtime::command_handler::{CommandHandler, INHERITED};
 use crate::runtime::defaults::HandlerDefaults;
 use crate::runtime::handler::Handlers;
+use crate::runtime::http_handler::HttpHandler;
 use crate::runtime::replica::{Replica, ReplicaOptions};
 use crate::store::upkeep::Retention;
 use crate::store::{Endpoint, Store, StoreError};
@@ -113,7 +116,7 @@ fn handlers(config: &Config, own: Handlers) -> Result<Handlers, ServeError> {
         else {
             continue;
         };
-        match handler.kind {
+        match &handler.kind {
             HandlerKind::Builtin => {
                 if !handlers.has(&name) {
                     match builtin.only(&name) {
@@ -123,9 +126,28 @@ fn handlers(config: &Config, own: Handlers) -> Result<Handlers, ServeError> {
                 }
                 handlers = handlers.with_defaults(&name, defaults);
             }
-            HandlerKind::Http { .. } | HandlerKind::Command { .. } | HandlerKind::Agent { .. } => {
+            HandlerKind::Http {
+                url,
+                headers,
+                signing_secret,
+            } => {
+                let headers = headers.iter().map(|(name, value)| (name.as_str(), value.reveal()));
+                match HttpHandler::new(url.reveal(), headers, signing_secret.as_ref().map(Secret::reveal)) {
+                    Ok(handler) => handlers = handlers.with(&name, handler).with_defaults(&name, defaults),
+                    Err(problem) => problems.push(format!("`handlers.{name}`: {problem}")),
+                }
+            }
+            HandlerKind::Command { argv, env } => {
+                let Some((program, arguments)) = argv.split_first() else {
+                    continue;
+                };
+                let secrets = env.values().map(Secret::reveal);
+                let handler = CommandHandler::new(program, arguments, environment(env), secrets);
+                handlers = handlers.with(&name, handler).with_defaults(&name, defaults);
+            }
+            HandlerKind::Agent { .. } => {
                 problems.push(format!(
-                    "`handlers.{name}`: this version runs handlers of kind `builtin` only"
+                    "`handlers.{name}`: this version runs no handlers of kind `agent`"
                 ));
             }
         }
@@ -135,6 +157,17 @@ fn handlers(config: &Config, own: Handlers) -> Result<Handlers, ServeError> {
     } else {
         Err(ServeError::Handlers(problems.join("; ")))
     }
+}
+
+/// What a program sees: a few variables of this process, and above them those of its configuration.
+fn environment(own: &BTreeMap<String, Secret>) -> BTreeMap<OsString, OsString> {
+    let inherited = INHERITED
+        .iter()
+        .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
+    let own = own
+        .iter()
+        .map(|(name, value)| (OsString::from(name), OsString::from(value.reveal())));
+    inherited.chain(own).collect()
 }
 
 /// How a replica runs, by the configuration.

@@ -153,9 +153,18 @@ pub enum Outcome {
         error: String,
     },
     /// Handed back unfinished.
-    Released,
+    Released(Release),
     /// Its saga was cancelled, and the handler has ended.
     Aborted,
+}
+
+/// Why an attempt was handed back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// Its replica stops.
+    Shutdown,
+    /// The circuit of its handler opened before it began.
+    CircuitOpen,
 }
 
 /// The error of an attempt that ended because its saga was cancelled.
@@ -185,7 +194,8 @@ impl Settlement {
             Outcome::Failed { error, delay_ms } => (format!("{attempt} failed {delay_ms}"), error),
             Outcome::Timeout { error, delay_ms } => (format!("{attempt} timeout {delay_ms}"), error),
             Outcome::Rejected { error } => (format!("{attempt} rejected 0"), error),
-            Outcome::Released => (format!("{attempt} released 0"), "\"shutdown\""),
+            Outcome::Released(Release::Shutdown) => (format!("{attempt} released 0"), "\"shutdown\""),
+            Outcome::Released(Release::CircuitOpen) => (format!("{attempt} released 0"), "\"circuit_open\""),
             Outcome::Aborted => (format!("{attempt} aborted 0"), ABORTED),
         }
     }
@@ -215,6 +225,17 @@ pub enum Cancelled {
     Terminal,
     /// There is no such task.
     Missing,
+}
+
+/// What became of the wish to pause the tasks of a name, or to go on with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paused {
+    /// Done.
+    Ok,
+    /// Nobody knows the replica.
+    Stranger,
+    /// The replica never registered the name; nothing changed.
+    Unknown,
 }
 
 /// Streams with an entry id each, for waiting for what comes after.

@@ -30,7 +30,7 @@ const SHARED: [&str; 15] = [
 ];
 
 /// The functions, each part with its own.
-const FUNCTIONS: [&str; 19] = [
+const FUNCTIONS: [&str; 21] = [
     include_str!("lua/join.lua"),
     include_str!("lua/create.lua"),
     include_str!("lua/stage.lua"),
@@ -39,6 +39,8 @@ const FUNCTIONS: [&str; 19] = [
     include_str!("lua/cancel.lua"),
     include_str!("lua/stop.lua"),
     include_str!("lua/resume.lua"),
+    include_str!("lua/circuit.lua"),
+    include_str!("lua/trial.lua"),
     include_str!("lua/beat.lua"),
     include_str!("lua/takeover.lua"),
     include_str!("lua/leave.lua"),
@@ -117,6 +119,10 @@ pub enum Function {
     Trim,
     /// Compares what a replica remembers of the log with what is there.
     Recall,
+    /// Stops claiming the tasks of a name, or goes on with them.
+    Circuit,
+    /// Hands out one task of such a name.
+    Trial,
 }
 
 impl Function {
@@ -144,6 +150,8 @@ impl Function {
             Self::GiveBack => "give_back",
             Self::Trim => "trim",
             Self::Recall => "recall",
+            Self::Circuit => "circuit",
+            Self::Trial => "trial",
         }
     }
 

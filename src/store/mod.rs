@@ -19,7 +19,7 @@
 //! | `group:<workflow>` | list: the tasks of a workflow |
 //! | `events` | stream: the log |
 //! | `bell` | short stream: wakes replicas for what no queue tells them |
-//! | `beats`, `replica:<id>`, `can:<id>` | who lives, what they report, which tasks they can run |
+//! | `beats`, `replica:<id>`, `can:<id>` | who lives, what they report (open circuits too), which tasks they can run |
 //! | `handlers` | sorted set: task names by when a replica last registered them |
 //! | `dead`, `dead:<id>` | dead letters by time, and each one's copy |
 //! | `refused:<entry>` | a refused command, for a day |
@@ -28,6 +28,7 @@
 //! Never decides policy, never sleeps, never retries a task: that is the runtime's.
 
 pub mod cancels;
+mod circuits;
 mod connection;
 pub mod cursor;
 pub mod document;

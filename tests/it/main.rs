@@ -12,9 +12,12 @@ mod support;
 
 mod bench;
 mod bus_api;
+mod circuit;
 mod cli;
+mod command_handler;
 mod docs;
 mod http;
+mod http_handler;
 mod ingest;
 mod lifecycle;
 mod limits;

@@ -22,7 +22,14 @@ for i = 1, #timers, 2 do due[#due + 1] = timers[i] .. '=' .. timers[i + 1] end
 line(due)
 
 local beats = redis.call('HGETALL', prefix .. 'beats')
-for i = 1, #beats, 2 do line({ 'beat', beats[i], beats[i + 1] }) end
+for i = 1, #beats, 2 do
+  line({ 'beat', beats[i], beats[i + 1] })
+  for _, name in ipairs(redis.call('SMEMBERS', prefix .. 'can:' .. beats[i])) do line({ 'can', beats[i], name }) end
+  for _, field in ipairs(redis.call('HKEYS', prefix .. 'replica:' .. beats[i])) do
+    local name = string.match(field, '^circuit:(.*)$')
+    if name then line({ 'paused', beats[i], name }) end
+  end
+end
 
 local function lane(stream)
   local key = prefix .. stream

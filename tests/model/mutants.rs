@@ -13,7 +13,7 @@ const SEED: u64 = 8;
 const CASES: usize = 150;
 
 /// What is broken, the text in the source, and what stands there instead.
-const MUTANTS: [(&str, &str, &str); 29] = [
+const MUTANTS: [(&str, &str, &str); 33] = [
     (
         "settle takes anybody's word",
         " or h[OWNER] ~= ctx.replica then",
@@ -111,6 +111,22 @@ const MUTANTS: [(&str, &str, &str); 29] = [
         "entries that run are trimmed",
         "if ms < oldest_ms or (ms == oldest_ms and seq < oldest_seq) then",
         "if true then",
+    ),
+    ("an open circuit stops no claim", "redis.call('SREM', can, name)", ""),
+    (
+        "a name that was never registered is paused",
+        "not was_open and redis.call('SISMEMBER', can, name) == 0",
+        "false",
+    ),
+    (
+        "a trial needs no open circuit",
+        "local slots = is_open and",
+        "local slots = true and",
+    ),
+    (
+        "a trial takes from the queues too",
+        "request.only and {} or queue_names(ctx)",
+        "queue_names(ctx)",
     ),
     (
         "a retry that waits is queued at once",

@@ -75,6 +75,15 @@ pub(crate) enum Step {
         max_size: Option<u8>,
         max_running: Option<u8>,
     },
+    Circuit {
+        who: u8,
+        name: u8,
+        is_open: bool,
+    },
+    Trial {
+        who: u8,
+        name: u8,
+    },
     Stray {
         task: u8,
         priority: u8,
@@ -142,6 +151,9 @@ fn step() -> impl Strategy<Value = Step> {
         ),
         3 => (who.clone(), who.clone(), prop::bool::weighted(0.2), 1..6_u8)
             .prop_map(|(who, victim, has_moved, limit)| Step::Takeover { who, victim, has_moved, limit }),
+        2 => (who.clone(), 0..3_u8, prop::bool::weighted(0.7))
+            .prop_map(|(who, name, is_open)| Step::Circuit { who, name, is_open }),
+        3 => (0..3_u8, 0..3_u8).prop_map(|(who, name)| Step::Trial { who, name }),
         1 => (who, any::<bool>()).prop_map(|(who, announce)| Step::Leave { who, announce }),
         1 => (prop::option::of(0..20_u8), prop::option::of(0..5_u8))
             .prop_map(|(max_size, max_running)| Step::Limits { max_size, max_running }),
@@ -209,6 +221,7 @@ fn appetite(slots: u8, runs_any: bool, rescues: bool) -> Appetite {
         runs_any,
         // What is written by the call itself is dated by Redis, so only a plain claim may look for what waited long.
         max_wait_ms: if rescues { 0 } else { NEVER_MS },
+        only: None,
     }
 }
 
@@ -334,6 +347,24 @@ impl Step {
                 )
             }
             Self::Leave { who, announce } => (replica(*who), Op::Leave { announce: *announce }),
+            Self::Circuit {
+                who,
+                name: which,
+                is_open,
+            } => (
+                replica(*who),
+                Op::Circuit {
+                    name: name(*which),
+                    is_open: *is_open,
+                },
+            ),
+            Self::Trial { who, name: which } => (
+                replica(*who),
+                Op::Trial {
+                    name: name(*which),
+                    slot: 3,
+                },
+            ),
             Self::Limits { max_size, max_running } => (
                 replica(9),
                 Op::SetLimits {

@@ -196,6 +196,7 @@ fn claim() -> Op {
         slots: vec![0],
         runs_any: false,
         max_wait_ms: 60_000,
+        only: None,
     })
 }
 

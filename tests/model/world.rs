@@ -382,6 +382,19 @@ impl World {
                     ),
                 }
             }
+            Op::Circuit { name, is_open } => {
+                let pause = is_open.then_some(std::time::Duration::from_secs(9));
+                let answer = store.set_circuit(partition, by, name.as_str(), pause).await;
+                match answer.map_err(said)? {
+                    real::Paused::Ok => Reply::Done,
+                    real::Paused::Stranger => Reply::Stranger,
+                    real::Paused::Unknown => Reply::Unregistered,
+                }
+            }
+            Op::Trial { name, slot } => {
+                let claimed = store.claim_trial(partition, by, *slot, name.as_str()).await;
+                Reply::Words(Vec::new(), Self::started(claimed.map_err(said)?.into_iter().collect())?)
+            }
             Op::Stray { queue, priority, task } => {
                 // The functions know a task's entry by its id, not by its stream, so a forged one in another stream
                 // passes for it when both are the first of the same millisecond. Nothing but luck makes that happen.
@@ -570,6 +583,8 @@ impl World {
         lines.insert(timers);
         for (id, replica) in self.model.replicas() {
             lines.insert(format!("beat {id} {}", replica.beat));
+            lines.extend(replica.names.iter().map(|name| format!("can {id} {name}")));
+            lines.extend(replica.paused.iter().map(|name| format!("paused {id} {name}")));
         }
         for (key, lane) in self.model.lanes() {
             let held = lane.held.iter().map(|(entry, owner)| (entry, owner.to_string()));
@@ -690,7 +705,7 @@ fn real_outcome(outcome: Outcome) -> real::Outcome {
             delay_ms: delay_ms.into(),
         },
         Outcome::Rejected => real::Outcome::Rejected { error },
-        Outcome::Released => real::Outcome::Released,
+        Outcome::Released => real::Outcome::Released(real::Release::Shutdown),
     }
 }
 

@@ -86,6 +86,8 @@ pub struct Replica {
     pub workers: u16,
     /// The names of the tasks that it can run.
     pub names: BTreeSet<Name>,
+    /// The names that it registered and does not claim for now, since their target does not answer.
+    pub paused: BTreeSet<Name>,
     /// The number of its last event.
     pub seq: u32,
 }
@@ -165,6 +167,20 @@ impl Model {
                 self.max_running = max_running.unwrap_or(self.max_running);
                 self.is_limits_set |= max_size.is_some() || max_running.is_some();
                 Reply::Done
+            }
+            Op::Circuit { name, is_open } => self.set_circuit(by, name, *is_open),
+            Op::Trial { name, slot } => {
+                let is_paused = self
+                    .replicas
+                    .get(&by)
+                    .is_some_and(|replica| replica.paused.contains(name));
+                let appetite = Appetite {
+                    slots: is_paused.then_some(*slot).into_iter().collect(),
+                    only: Some(name.clone()),
+                    ..Appetite::default()
+                };
+                let started = self.take(&mut turn, &appetite, Looks::WhereSomethingWaits);
+                Reply::Words(Vec::new(), started)
             }
             Op::Stray { queue, priority, task } => {
                 let home = Home::Queue(queue.clone());
@@ -390,7 +406,7 @@ impl Model {
         replica.beat = *number;
         replica.workers = *workers;
         if *renew_names {
-            let names = replica.names.iter();
+            let names = replica.names.union(&replica.paused);
             self.names.extend(names.map(|name| (name.clone(), turn.now_ms)));
         }
         let is_own = |id: &TaskId| {
@@ -426,6 +442,22 @@ impl Model {
             turn.tell_pool(turn.by, &mut replica, "left", 0);
         }
         Reply::Left
+    }
+
+    fn set_circuit(&mut self, by: ReplicaId, name: &Name, is_open: bool) -> Reply {
+        let Some(replica) = self.replicas.get_mut(&by) else {
+            return Reply::Stranger;
+        };
+        if !replica.names.contains(name) && !replica.paused.contains(name) {
+            return Reply::Unregistered;
+        }
+        if is_open {
+            replica.names.remove(name);
+            replica.paused.insert(name.clone());
+        } else if replica.paused.remove(name) {
+            replica.names.insert(name.clone());
+        }
+        Reply::Done
     }
 
     // --- parts of them ---

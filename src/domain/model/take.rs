@@ -36,7 +36,9 @@ impl Model {
             let room = self.max_running.saturating_sub(self.count_in(TaskState::Running));
             free = free.min(usize::try_from(room).unwrap_or(usize::MAX));
         }
-        let rescues = (self.served % RESCUE_EVERY + free as u64) / RESCUE_EVERY;
+        // One that tries a name does not serve the others.
+        let is_fair = appetite.only.is_none();
+        let rescues = u64::from(is_fair) * (self.served % RESCUE_EVERY + free as u64) / RESCUE_EVERY;
         for _ in 0..rescues.min(free as u64) {
             let Some(lane) = self.most_overdue(turn, appetite) else {
                 break;
@@ -162,6 +164,9 @@ impl Model {
     }
 
     fn can_run(&self, by: ReplicaId, appetite: &Appetite, name: &Name) -> bool {
+        if let Some(only) = &appetite.only {
+            return name == only;
+        }
         appetite.runs_any
             || self
                 .replicas
@@ -173,7 +178,7 @@ impl Model {
     fn open_lanes(&self, by: ReplicaId, appetite: &Appetite) -> Vec<LaneKey> {
         let is_open = |lane: &&LaneKey| match &lane.home {
             Home::Parked(name) => self.can_run(by, appetite, name),
-            Home::Queue(_) => true,
+            Home::Queue(_) => appetite.only.is_none(),
         };
         self.lanes.keys().filter(is_open).cloned().collect()
     }

@@ -96,6 +96,20 @@ pub enum Op {
         /// How many go at most.
         limit: usize,
     },
+    /// The caller stops claiming the tasks of a name, or goes on with them.
+    Circuit {
+        /// The name.
+        name: Name,
+        /// Whether it stops.
+        is_open: bool,
+    },
+    /// Hands out one parked task of a name that the caller stopped claiming.
+    Trial {
+        /// The name.
+        name: Name,
+        /// The free slot.
+        slot: u16,
+    },
     /// Somebody writes an entry into a queue past all functions.
     Stray {
         /// The queue.
@@ -135,6 +149,8 @@ pub struct Appetite {
     pub runs_any: bool,
     /// How long a lower priority may wait before it is served out of turn.
     pub max_wait_ms: u64,
+    /// Takes nothing but parked tasks of this name, and these whatever the caller registered.
+    pub only: Option<Name>,
 }
 
 /// An attempt that ended.
@@ -187,6 +203,8 @@ pub enum Reply {
     },
     /// Nobody knows the caller.
     Stranger,
+    /// The caller never registered the name; nothing changed.
+    Unregistered,
     /// How many entries were taken back, and whether nothing is left.
     TakenOver(usize, bool),
     /// The victim's beat has moved; nothing changed.

@@ -4,18 +4,21 @@
 //! exists, is for those who run them to say.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use url::Url;
+use url::{Host, Url};
 
 use super::check::Check;
 use super::path::KeyPath;
 use super::raw::RawHandler;
 use super::secret::{Secret, SecretUrl};
+use crate::domain::address::is_forbidden;
 use crate::domain::id::Name;
 use crate::domain::priority::Priority;
 use crate::domain::retry::RetryPolicy;
+use crate::runtime::http_handler::{Signer, may_be_set};
 
 /// One `[handlers.<task_name>]`. What is `None` is decided by the trigger, or by the defaults of all tasks.
 #[derive(Debug, Clone)]
@@ -54,6 +57,8 @@ pub enum HandlerKind {
     Command {
         /// The program and its arguments.
         argv: Vec<String>,
+        /// What it sees besides what every program sees; values are secret since they often are credentials.
+        env: BTreeMap<String, Secret>,
     },
     /// An agent, which gets the task through its inbox.
     Agent {
@@ -71,7 +76,7 @@ const HEARTBEAT_TIMEOUT_SECONDS: f64 = 60.0;
 const KINDS: [(&str, &[&str]); 4] = [
     ("builtin", &[]),
     ("http", &["url", "headers", "signing_secret"]),
-    ("command", &["argv"]),
+    ("command", &["argv", "env"]),
     ("agent", &["agent_id", "heartbeat_timeout_seconds"]),
 ];
 
@@ -152,30 +157,49 @@ fn checked_kind(raw: RawHandler, path: &KeyPath, check: &mut Check<'_>) -> Optio
 fn checked_http(raw: RawHandler, path: &KeyPath, check: &mut Check<'_>) -> Option<HandlerKind> {
     let url = required(raw.url, path, "url", check);
     if let Some(url) = &url {
-        let is_web = Url::parse(url).is_ok_and(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
-        if !is_web {
-            check.refuse(
+        match Url::parse(url) {
+            Ok(url) if ["http", "https"].contains(&url.scheme()) && url.has_host() => {
+                if literal_address(&url).is_some_and(is_forbidden) {
+                    let place = path.key("url");
+                    check.warnings.push(format!(
+                        "{place} is link-local or a metadata service: every request will be refused"
+                    ));
+                }
+            }
+            Ok(_) | Err(_) => check.refuse(
                 path.key("url"),
                 "expected an address that begins with http:// or https://",
-            );
+            ),
         }
     }
     let mut headers = BTreeMap::new();
     for (name, value) in raw.headers.unwrap_or_default() {
         let Some(value) = value else { continue };
+        let place = path.key("headers").key(&name);
         if !is_header_name(&name) || value.chars().any(|c| c.is_control() && c != '\t') {
-            check.refuse(path.key("headers").key(&name), "is not a valid HTTP header");
+            check.refuse(place, "is not a valid HTTP header");
+        } else if !may_be_set(&name) {
+            check.refuse_key(&place, "belongs to the connection and can not be set");
         }
         headers.insert(name, Secret::new(value));
     }
-    if raw.signing_secret.as_deref() == Some("") {
-        check.refuse(path.key("signing_secret"), "is empty");
+    if let Some(Err(problem)) = raw.signing_secret.as_deref().map(Signer::new) {
+        check.refuse(path.key("signing_secret"), problem.to_string());
     }
     Some(HandlerKind::Http {
         url: SecretUrl::new(url?),
         headers,
         signing_secret: raw.signing_secret.map(Secret::new),
     })
+}
+
+/// The address, where a URL names one instead of a host.
+fn literal_address(url: &Url) -> Option<IpAddr> {
+    match url.host()? {
+        Host::Ipv4(address) => Some(address.into()),
+        Host::Ipv6(address) => Some(address.into()),
+        Host::Domain(_) => None,
+    }
 }
 
 /// Whether a name is a token of RFC 9110, section 5.6.2.
@@ -191,7 +215,18 @@ fn checked_command(raw: RawHandler, path: &KeyPath, check: &mut Check<'_>) -> Op
     if argv.first().is_none_or(String::is_empty) || argv.iter().any(|argument| argument.contains('\0')) {
         check.refuse(path.key("argv"), "expected a program and its arguments");
     }
-    Some(HandlerKind::Command { argv })
+    let mut env = BTreeMap::new();
+    for (name, value) in raw.env.unwrap_or_default() {
+        let Some(value) = value else { continue };
+        let place = path.key("env").key(&name);
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            check.refuse(place, "is not a valid environment variable");
+        } else if name.starts_with("WAOOAW_") {
+            check.refuse_key(&place, "names that begin with WAOOAW_ are set by the runtime");
+        }
+        env.insert(name, Secret::new(value));
+    }
+    Some(HandlerKind::Command { argv, env })
 }
 
 fn checked_agent(raw: &RawHandler, path: &KeyPath, check: &mut Check<'_>) -> Option<HandlerKind> {

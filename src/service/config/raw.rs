@@ -212,6 +212,7 @@ pub(super) struct RawHandler {
     pub(super) headers: Option<BTreeMap<String, Option<String>>>,
     pub(super) signing_secret: Option<String>,
     pub(super) argv: Option<Vec<Option<String>>>,
+    pub(super) env: Option<BTreeMap<String, Option<String>>>,
     pub(super) agent_id: Option<String>,
     pub(super) heartbeat_timeout_seconds: Option<f64>,
 }

@@ -145,7 +145,7 @@ fn visibility(path: &KeyPath) -> Visibility {
         ["http", "tokens", ..]
         | ["http" | "handlers"]
         | ["handlers", _]
-        | ["handlers", _, "signing_secret" | "headers", ..] => Visibility::Hidden,
+        | ["handlers", _, "signing_secret" | "headers" | "env", ..] => Visibility::Hidden,
         _ => Visibility::Open,
     }
 }

@@ -20,8 +20,8 @@ local function beat(keys, args)
   redis.call('HSET', ctx.prefix .. 'replica:' .. replica, 'seen_ms', string.format('%d', ctx.now), 'busy', args[4],
     'workers', args[5], 'completed', args[6], 'failed', args[7])
   if args[8] == '1' then
-    for _, name in ipairs(redis.call('SMEMBERS', ctx.prefix .. 'can:' .. replica)) do
-      redis.call('ZADD', ctx.prefix .. 'handlers', ctx.now, name)
+    for _, names in ipairs({ redis.call('SMEMBERS', ctx.prefix .. 'can:' .. replica), open_circuits(ctx, replica) }) do
+      for _, name in ipairs(names) do redis.call('ZADD', ctx.prefix .. 'handlers', ctx.now, name) end
     end
   end
 

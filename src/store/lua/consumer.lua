@@ -1,5 +1,5 @@
 --[[
-consumer: what stands under a replica's name in the groups of the streams.
+consumer: what stands under a replica's name: in the groups of the streams, and in its own hash.
 ]]
 
 -- All streams that tasks may be delivered from, in a stable order.
@@ -26,6 +26,18 @@ end
 local function task_of_entry(stream, id)
   local entry = redis.call('XRANGE', stream, id, id)[1]
   return entry and entry[2] and entry[2][2]
+end
+
+-- What the fields of a replica's hash begin with that tell of its open circuits; the name of the tasks follows.
+local CIRCUIT = 'circuit:'
+
+-- The names whose circuits a replica holds open.
+local function open_circuits(ctx, replica)
+  local names = {}
+  for _, field in ipairs(redis.call('HKEYS', ctx.prefix .. 'replica:' .. replica)) do
+    if string.sub(field, 1, #CIRCUIT) == CIRCUIT then names[#names + 1] = string.sub(field, #CIRCUIT + 1) end
+  end
+  return names
 end
 
 -- Removes a replica that holds nothing any more, with its consumers; answers whether it is gone. Removing a consumer

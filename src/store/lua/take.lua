@@ -23,8 +23,9 @@ local function queue_names(ctx)
   return names
 end
 
--- Whether the caller runs tasks of this name; `any` callers run all.
+-- Whether the caller runs tasks of this name; `any` callers run all, one that tries a name runs `only` that.
 local function can_run(ctx, request, name)
+  if request.only then return name == request.only end
   if request.any then return true end
   local known = request.known
   if known[name] == nil then
@@ -230,10 +231,11 @@ local function take(ctx, request)
   request.known = {}
   if wanted > 0 then
     flush(ctx)
-    request.queues = queue_names(ctx)
+    -- What nobody may run just now is parked, so whoever tries it need not look anywhere else.
+    request.queues = request.only and {} or queue_names(ctx)
     local due = math.floor((ctx.count.served % RESCUE_EVERY + wanted) / RESCUE_EVERY)
     -- A moment further away than any wait was written by a clock that has gone back since.
-    if due > 0 and (ctx.now >= ctx.overdue_ms or ctx.overdue_ms > ctx.now + request.max_wait_ms) then
+    if due > 0 and not request.only and (ctx.now >= ctx.overdue_ms or ctx.overdue_ms > ctx.now + request.max_wait_ms) then
       for turn = 1, math.min(due, wanted) do
         local overdue, earliest = most_overdue(ctx, request)
         if not overdue then

@@ -20,6 +20,7 @@ pub(crate) struct Settings {
     redis_url: String,
     workers: u16,
     environment: BTreeMap<String, String>,
+    config: String,
 }
 
 impl Settings {
@@ -28,6 +29,7 @@ impl Settings {
             redis_url: redis_url.to_owned(),
             workers: 10,
             environment: BTreeMap::new(),
+            config: String::new(),
         }
     }
 
@@ -40,6 +42,12 @@ impl Settings {
     /// A setting by its environment variable.
     pub(crate) fn set(mut self, name: &str, value: &str) -> Self {
         self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// What its `config/default.toml` says.
+    pub(crate) fn config(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.config);
         self
     }
 
@@ -62,6 +70,8 @@ impl Settings {
     /// Starts it and does not wait.
     pub(crate) fn spawn(&self) -> ReplicaProcess {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("config")).unwrap();
+        std::fs::write(folder.path().join("config/default.toml"), &self.config).unwrap();
         let log = folder.path().join("replica.log");
         let output = File::create(&log).unwrap();
         let http_port = free_port();

@@ -20,6 +20,7 @@ signing_secret = \"hunter2\"
 [handlers.report]
 kind = \"command\"
 argv = [\"report\", \"--json\"]
+env = { DATABASE_URL = \"hunter2\" }
 [handlers.\"sales.quote\"]
 kind = \"agent\"
 agent_id = \"sales\"
@@ -44,7 +45,8 @@ agent_id = \"sales\"
         if url.reveal().starts_with("https") && headers["Authorization"].reveal() == "hunter2")
     );
     assert!(matches!(handler("echo").kind, HandlerKind::Builtin));
-    assert!(matches!(&handler("report").kind, HandlerKind::Command { argv } if argv == &["report", "--json"]));
+    assert!(matches!(&handler("report").kind, HandlerKind::Command { argv, env }
+        if argv == &["report", "--json"] && env["DATABASE_URL"].reveal() == "hunter2"));
     assert!(
         matches!(&handler("sales.quote").kind, HandlerKind::Agent { agent_id, heartbeat_timeout }
         if agent_id.as_str() == "sales" && *heartbeat_timeout == Duration::from_secs(60))
@@ -68,6 +70,7 @@ timeout_seconds = nan
 [handlers.c]
 kind = \"command\"
 argv = []
+env = { \"a=b\" = \"hunter2\", WAOOAW_ATTEMPT = \"1\" }
 priority = \"URGENT\"
 [handlers.d]
 kind = \"agent\"
@@ -79,7 +82,8 @@ kind = \"wasm\"
 kind = \"http\"
 url = \"ftp://h\"
 retry = { jitter = 2 }
-headers = { \"a b\" = \"hunter2\" }
+headers = { \"a b\" = \"hunter2\", Content-Length = \"7\" }
+signing_secret = \"whsec_hunter-2\"
 [handlers.\"g h\"]
 kind = \"builtin\"
 [handlers.i]
@@ -101,15 +105,37 @@ handlers.b.argv = `[\"x\"]`: belongs to kind `command`, not to `http`
 handlers.b.timeout_seconds = `NaN`: expected a number
 handlers.b.url: is missing
 handlers.c.argv = `[]`: expected a program and its arguments
+handlers.c.env.\"a=b\" = `***`: is not a valid environment variable
+handlers.c.env.WAOOAW_ATTEMPT: names that begin with WAOOAW_ are set by the runtime
 handlers.c.priority = `URGENT`: `URGENT` is not a priority: expected HIGH, NORMAL, LOW or BACKGROUND
 handlers.d.agent_id: is missing
 handlers.d.retry.max_retries = `x`: expected a whole number
 handlers.d.timeout_seconds = `0`: expected seconds from 0.001 to 31536000
 handlers.e.kind = `wasm`: expected `builtin`, `http`, `command` or `agent`
 handlers.f.headers.\"a b\" = `***`: is not a valid HTTP header
+handlers.f.headers.Content-Length: belongs to the connection and can not be set
 handlers.f.retry.jitter = `2`: is 2, must be from 0 to 1
+handlers.f.signing_secret = `***`: what follows `whsec_` is not base64
 handlers.f.url = `ftp://h`: expected an address that begins with http:// or https://
 handlers.i.kind: is missing: expected `builtin`, `http`, `command` or `agent`
 "
+    );
+}
+
+#[test]
+fn an_address_that_no_request_may_go_to_is_warned_of() {
+    let text = "
+[handlers.a]
+kind = \"http\"
+url = \"http://[::ffff:169.254.169.254]/latest\"
+[handlers.b]
+kind = \"http\"
+url = \"http://127.0.0.1/\"
+";
+    let loaded = setup().file("config/default.toml", text).loaded();
+
+    assert_eq!(
+        loaded.warnings,
+        ["handlers.a.url is link-local or a metadata service: every request will be refused"]
     );
 }
