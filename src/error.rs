@@ -11,6 +11,12 @@ pub enum Error {
     /// There is no such task (any more).
     #[error("there is no task `{0}`")]
     TaskNotFound(String),
+    /// There is no such workflow (any more).
+    #[error("there is no workflow `{0}`")]
+    WorkflowNotFound(String),
+    /// There is no such saga (any more).
+    #[error("there is no saga `{0}`")]
+    SagaNotFound(String),
     /// The queue holds as many unfinished tasks as it may; try again when some have ended.
     #[error("the queue is at capacity: {max_size} of {max_size} tasks are unfinished")]
     TaskQueueFull {
@@ -48,6 +54,8 @@ impl Error {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::TaskNotFound(_) => "TaskNotFound",
+            Self::WorkflowNotFound(_) => "WorkflowNotFound",
+            Self::SagaNotFound(_) => "SagaNotFound",
             Self::TaskQueueFull { .. } => "TaskQueueFull",
             Self::UnknownTask(_) => "UnknownTask",
             Self::InvalidField(_) => "InvalidField",
@@ -64,6 +72,8 @@ impl Error {
         match self {
             Self::TaskQueueFull { .. } | Self::RedisUnavailable(_) => true,
             Self::TaskNotFound(_)
+            | Self::WorkflowNotFound(_)
+            | Self::SagaNotFound(_)
             | Self::UnknownTask(_)
             | Self::InvalidField(_)
             | Self::InvalidTransition(_)

@@ -22,7 +22,9 @@ mod parts;
 mod trace_context;
 
 pub mod inbound;
+pub mod saga;
 pub mod trigger;
+pub mod workflow;
 
 mod task_fields;
 

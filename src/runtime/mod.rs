@@ -14,6 +14,7 @@ pub mod circuits;
 pub mod command_handler;
 pub mod defaults;
 mod excerpt;
+pub mod group;
 pub mod handler;
 pub mod holdings;
 pub mod http_handler;

@@ -530,7 +530,7 @@ impl Membership {
         let record =
             Record::parse(claimed.task_id, &claimed.record).map_err(|_| StoreError::Protocol("task record"))?;
         let cancelled = self.run.holdings.token(claimed.task_id).unwrap_or_default();
-        let inputs = self.run.inputs(claimed, record.flags).await?;
+        let inputs = self.run.inputs(claimed, &record).await?;
         Ok(TaskContext::new(claimed, record.body, inputs, cancelled))
     }
 }

@@ -233,10 +233,10 @@ async fn document(store: &Store, record: Record) -> Result<TaskDocument, StoreEr
     } else {
         Vec::new()
     };
-    let ties = if record.flags.has(Flags::HAS_DEPENDENCIES) {
+    let ties = if record.flags.has(Flags::HAS_DEPENDENCIES) || record.flags.has(Flags::IS_STEP) {
         let open = store.dependencies(record.id).await?;
         Ties {
-            inputs: store.inputs(record.id).await?,
+            inputs: store.inputs(&record).await?,
             blocked_by: open
                 .into_iter()
                 .filter(|one| one.is_open)

@@ -26,7 +26,7 @@ use crate::domain::retry::RetryPolicy;
 use crate::store::StoreError;
 use crate::store::doorbell::Doorbell;
 use crate::store::functions::{Appetite, Claimed, Outcome, Release, Settled, Settlement};
-use crate::store::record::{Flags, Record};
+use crate::store::record::Record;
 
 /// How many ended attempts one call settles at most.
 const SETTLE_BATCH: usize = 128;
@@ -109,11 +109,10 @@ impl Run {
     }
 
     /// The results of what a task depends on, by name.
-    pub(super) async fn inputs(&self, claimed: &Claimed, flags: Flags) -> Result<Vec<(String, String)>, StoreError> {
+    pub(super) async fn inputs(&self, claimed: &Claimed, record: &Record) -> Result<Vec<(String, String)>, StoreError> {
         match &claimed.inputs {
             Some(inputs) => Ok(inputs.clone()),
-            None if flags.has(Flags::HAS_DEPENDENCIES) => self.store.inputs(claimed.task_id).await,
-            None => Ok(Vec::new()),
+            None => self.store.inputs(record).await,
         }
     }
 
@@ -132,6 +131,13 @@ impl Run {
                 });
             }
         };
+        let inputs = match self.inputs(claimed, &record).await {
+            Ok(inputs) => inputs,
+            Err(error) => {
+                self.report(&error, "can not read what a task depends on");
+                return Some(Outcome::Released(Release::Shutdown));
+            }
+        };
         let retry = record.retry_count + 1;
         let mut body = record.body;
         let Some(registered) = self.options.handlers.get(&body.task_name) else {
@@ -145,13 +151,6 @@ impl Run {
         let policy = body.spec.retry.unwrap_or(RetryPolicy::STANDARD);
         // Whoever made the task may not know the handlers, as the command line does not.
         body.spec.timeout_seconds = body.spec.timeout_seconds.or(registered.defaults.timeout_seconds);
-        let inputs = match self.inputs(claimed, record.flags).await {
-            Ok(inputs) => inputs,
-            Err(error) => {
-                self.report(&error, "can not read what a task depends on");
-                return Some(Outcome::Released(Release::Shutdown));
-            }
-        };
         let task = TaskContext::new(claimed, body, inputs, cancel.child_token());
         let timeout = task.timeout;
         let name = task.name.clone();

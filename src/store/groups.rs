@@ -337,6 +337,29 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The tasks and names of the steps that come before a saga's, see `lua/group.lua`.
+    pub(super) async fn steps_before(&self, saga: &str, task: TaskId) -> Result<Vec<(TaskId, String)>, StoreError> {
+        let saga: Name = saga.parse().map_err(|_| StoreError::Protocol("saga"))?;
+        let fields: std::collections::HashMap<String, String> = self.steps(&saga).await?.into_iter().collect();
+        let number: u32 = fields
+            .get(&format!("i{task}"))
+            .and_then(|number| number.parse().ok())
+            .ok_or(StoreError::Protocol("saga step"))?;
+        let numbers: Vec<u32> = match fields.get(&format!("a{number}")) {
+            Some(listed) => listed.split(',').filter_map(|one| one.parse().ok()).collect(),
+            None => (0..number).collect(),
+        };
+        Ok(numbers
+            .into_iter()
+            .filter_map(|one| {
+                let id = fields.get(&format!("f{one}"))?.parse().ok()?;
+                Some((id, fields.get(&format!("n{one}"))?.clone()))
+            })
+            .collect())
+    }
+}
+
 /// A started workflow or saga as it is right now.
 #[derive(Debug, Clone)]
 pub struct Group {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 
 use super::inbound::entries;
-use super::record::Record;
+use super::record::{Flags, Record};
 use super::reply::{bytes, integer, items, string};
 use super::{Store, StoreError};
 use crate::domain::id::{Name, Partition, QueueName, TaskId};
@@ -101,17 +101,24 @@ impl Store {
     /// # Errors
     ///
     /// Any [`StoreError`].
-    pub async fn inputs(&self, id: TaskId) -> Result<Vec<(String, String)>, StoreError> {
-        let dependencies = self.dependencies(id).await?;
-        let ids: Vec<TaskId> = dependencies.iter().map(|one| one.task_id).collect();
-        let mut inputs = Vec::with_capacity(ids.len());
-        for (dependencies, ids) in dependencies.chunks(INPUTS_BATCH).zip(ids.chunks(INPUTS_BATCH)) {
-            for (dependency, record) in dependencies.iter().zip(self.tasks(ids).await?) {
+    pub async fn inputs(&self, record: &Record) -> Result<Vec<(String, String)>, StoreError> {
+        let sources: Vec<(TaskId, String)> = match &record.body.saga {
+            Some((saga, _)) if record.flags.has(Flags::IS_STEP) => self.steps_before(saga, record.id).await?,
+            _ if record.flags.has(Flags::HAS_DEPENDENCIES) => {
+                let found = self.dependencies(record.id).await?;
+                found.into_iter().map(|one| (one.task_id, one.name)).collect()
+            }
+            _ => Vec::new(),
+        };
+        let mut inputs = Vec::with_capacity(sources.len());
+        for sources in sources.chunks(INPUTS_BATCH) {
+            let ids: Vec<TaskId> = sources.iter().map(|(id, _)| *id).collect();
+            for ((_, name), record) in sources.iter().zip(self.tasks(&ids).await?) {
                 let result = record
                     .filter(|record| record.state == TaskState::Completed)
                     .and_then(|record| record.tail);
                 let result = result.map_or_else(|| "null".to_owned(), |result| result.get().to_owned());
-                inputs.push((dependency.name.clone(), result));
+                inputs.push((name.clone(), result));
             }
         }
         Ok(inputs)

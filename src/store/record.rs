@@ -1,6 +1,6 @@
 //! Reads a task's record: the layout that `lua/record.lua` writes.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -167,9 +167,22 @@ impl NewTask {
             self.trigger.key.as_ref().map_or("-", Name::as_str)
         );
         for (id, name) in depends_on {
-            routing.push_str(&format!(" {id} {name}"));
+            write!(routing, " {id} {name}").expect("a string takes all");
         }
         routing
+    }
+
+    /// How to write the task that undoes a step, for the saga that keeps it until then.
+    pub(crate) fn undo_recipe(&self) -> String {
+        format!(
+            "{}\n{} {} {}\n{}\n{}",
+            self.id,
+            self.queue,
+            self.priority.rank(),
+            self.retry.max_retries,
+            self.created_payload(),
+            self.body()
+        )
     }
 
     /// When the task may start: at once, after a delay, at a time.

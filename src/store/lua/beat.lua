@@ -48,7 +48,10 @@ local function beat(keys, args)
           local h = read_header(raw)
           if h and h[STATE] == RUNNING and h[OWNER] == replica then
             local one = { id, h[ATTEMPT], h[SLOT], raw }
-            if has(h, HAS_DEPENDENCIES) then one[5] = read_inputs(ctx, id) end
+            if has(h, HAS_DEPENDENCIES) then
+              local _, _, _, _, group = read_body(raw)
+              one[5] = read_inputs(ctx, id, h, group)
+            end
             lost[#lost + 1] = one
           end
         end

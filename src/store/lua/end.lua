@@ -65,7 +65,7 @@ local function bury(ctx, id, raw, h, head, correlation, trace, reason, problem)
 end
 
 -- The error of a call that may or may not have arrived.
-local BROKEN = '"type":"connection_lost"'
+local BROKEN = '"type":"connection_broken"'
 -- The least pause before a step behind its saga's pivot is tried again after an error that is not to be retried.
 local STUBBORN_MS = 5000
 

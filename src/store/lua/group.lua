@@ -98,7 +98,43 @@ local OWN_FIELDS = { left = true, start = true, failed = true }
 -- The results of what a task depends on: names and JSON in turn; nil when they are too many for one call.
 local INPUTS_MAX = 16
 
-local function read_inputs(ctx, id)
+-- The numbers of the steps that come before one: `a<n>`, where it is not all that stand before it.
+local function steps_before(listed, number)
+  local numbers = {}
+  if listed then
+    for one in string.gmatch(listed, '%d+') do numbers[#numbers + 1] = one end
+  else
+    for one = 0, number - 1 do numbers[#numbers + 1] = one end
+  end
+  return numbers
+end
+
+local STEP_INPUTS_MAX = 64
+
+-- The results of all steps before a saga's.
+local function read_step_inputs(ctx, id, saga)
+  local key = ctx.prefix .. 's:' .. saga
+  local number = redis.call('HGET', key, 'i' .. id)
+  local numbers = steps_before(redis.call('HGET', key, 'a' .. number), tonumber(number))
+  if #numbers > STEP_INPUTS_MAX then return nil end
+  local fields, ids, inputs = {}, {}, {}
+  if #numbers == 0 then return inputs end
+  for i, one in ipairs(numbers) do
+    fields[2 * i - 1] = 'n' .. one
+    fields[2 * i] = 'f' .. one
+  end
+  local known = redis.call('HMGET', key, unpack(fields))
+  for i = 2, #known, 2 do ids[#ids + 1] = known[i] end
+  for i, raw in ipairs(load_records(task_keys(ctx, ids))) do
+    local h = read_header(raw)
+    inputs[2 * i - 1] = known[2 * i - 1]
+    inputs[2 * i] = h and h[STATE] == COMPLETED and string.sub(raw, HEADER_BYTES + h[BODY] + 1) or 'null'
+  end
+  return inputs
+end
+
+local function read_inputs(ctx, id, h, group)
+  if has(h, IS_STEP) then return read_step_inputs(ctx, id, group) end
   local key = dependencies_key(ctx, id)
   if redis.call('HLEN', key) > INPUTS_MAX + 3 then return nil end
   local fields, ids, names = redis.call('HGETALL', key), {}, {}

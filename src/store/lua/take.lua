@@ -160,7 +160,7 @@ local function start(ctx, request, entries, stream, started)
         local one = { id, h[ATTEMPT], slot, raw }
         if h[FLAGS] ~= 0 then
           if has(h, IS_STEP) and h[ATTEMPT] == 1 then step_started(ctx, id, group, step) end
-          if has(h, HAS_DEPENDENCIES) then one[5] = read_inputs(ctx, id) end
+          if has(h, HAS_DEPENDENCIES) then one[5] = read_inputs(ctx, id, h, group) end
         end
         started[#started + 1] = one
       end

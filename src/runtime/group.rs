@@ -1,0 +1,595 @@
+//! Workflows and sagas: what is asked for becomes what the store makes, and what the store knows becomes a document.
+//!
+//! Ids are derived from the request, so the same one makes the same group once, whoever carries it out.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::defaults::{Defaults, Origin};
+use crate::domain::id::{Name, TaskId};
+use crate::domain::rejection::{Reason, Rejection};
+use crate::domain::saga::SagaTrigger;
+use crate::domain::state::TaskState;
+use crate::domain::trigger::TaskTrigger;
+use crate::domain::workflow::{FailurePolicy, WorkflowTrigger};
+use crate::error::Error;
+use crate::store::document::timestamp;
+use crate::store::functions::{Appetite, Asker};
+use crate::store::groups::{Group, GroupKind, Member, NewGroup, Staged, Stopped};
+use crate::store::record::{Flags, NewTask, Record};
+use crate::store::{Store, StoreError};
+
+/// The id of a group that is not named: derived from what asked for it.
+fn group_id(given: Option<Name>, origin: &Origin<'_>) -> Name {
+    given.unwrap_or_else(|| {
+        let id = TaskId::derive(origin.source_agent, origin.event_id, None, Some("group"), 1);
+        id.to_string()
+            .parse()
+            .unwrap_or_else(|_| unreachable!("a UUID is a name"))
+    })
+}
+
+const fn policy_name(policy: FailurePolicy) -> &'static str {
+    match policy {
+        FailurePolicy::Cancel => "cancel",
+        FailurePolicy::Run => "run",
+        FailurePolicy::Wait => "wait",
+    }
+}
+
+const fn policy_flag(policy: FailurePolicy) -> u8 {
+    match policy {
+        FailurePolicy::Cancel => 0,
+        FailurePolicy::Run => Flags::RUNS_ANYWAY,
+        FailurePolicy::Wait => Flags::WAITS_ANYWAY,
+    }
+}
+
+fn trace(origin: &Origin<'_>) -> Option<(String, Option<String>)> {
+    origin
+        .trace
+        .map(|(parent, state)| (parent.to_owned(), state.map(str::to_owned)))
+}
+
+impl Defaults {
+    /// The workflow that a trigger asks for.
+    #[must_use]
+    pub fn workflow(&self, trigger: WorkflowTrigger, origin: &Origin<'_>, partitions: u16) -> NewGroup {
+        let id = group_id(trigger.workflow_id, origin);
+        let derive = |key: &str| {
+            TaskId::derive(
+                origin.source_agent,
+                origin.event_id,
+                Some(id.as_str()),
+                Some(key),
+                partitions,
+            )
+        };
+        let keys: Vec<Name> = trigger
+            .tasks
+            .iter()
+            .filter_map(|task| task.trigger.key.clone())
+            .collect();
+        let ids: Vec<TaskId> = keys.iter().map(|key| derive(key.as_str())).collect();
+        let members = trigger
+            .tasks
+            .into_iter()
+            .zip(&ids)
+            .map(|(task, task_id)| {
+                let mut flags =
+                    Flags::IN_GROUP | policy_flag(task.on_dependency_failure.unwrap_or(trigger.on_dependency_failure));
+                if task.has_dependents {
+                    flags |= Flags::HAS_DEPENDENTS;
+                }
+                let places = task.depends_on.iter().filter_map(|place| usize::try_from(*place).ok());
+                let depends_on: Vec<(TaskId, Name)> = places.map(|place| (ids[place], keys[place].clone())).collect();
+                if !depends_on.is_empty() {
+                    flags |= Flags::HAS_DEPENDENCIES;
+                }
+                let mut asked = task.trigger;
+                asked.workflow_id = Some(id.clone());
+                asked.priority = asked.priority.or(trigger.priority);
+                let mut new = self.task(asked, origin, partitions);
+                new.id = *task_id;
+                Member {
+                    task: new,
+                    flags,
+                    depends_on,
+                }
+            })
+            .collect();
+        NewGroup {
+            kind: GroupKind::Workflow,
+            identity: derive(""),
+            name: trigger.name,
+            policy: policy_name(trigger.on_dependency_failure),
+            priority: trigger.priority.map(crate::domain::priority::Priority::as_str),
+            correlation_id: origin.correlation_id.unwrap_or(origin.event_id).to_owned(),
+            event_id: origin.event_id.to_owned(),
+            trace: trace(origin),
+            members,
+            steps: Vec::new(),
+            more_names: Vec::new(),
+            id,
+        }
+    }
+
+    /// The saga that a trigger asks for.
+    #[must_use]
+    pub fn saga(&self, trigger: SagaTrigger, origin: &Origin<'_>, partitions: u16) -> NewGroup {
+        let id = group_id(trigger.saga_id, origin);
+        let derive = |key: &str| {
+            TaskId::derive(
+                origin.source_agent,
+                origin.event_id,
+                Some(id.as_str()),
+                Some(key),
+                partitions,
+            )
+        };
+        let names: Vec<Name> = trigger.steps.iter().map(|step| step.name.clone()).collect();
+        let ids: Vec<TaskId> = names.iter().map(|name| derive(name.as_str())).collect();
+        let mut has_dependents = vec![false; ids.len()];
+        let places = |depends_on: &[u32]| -> Vec<usize> {
+            depends_on
+                .iter()
+                .filter_map(|place| usize::try_from(*place).ok())
+                .collect()
+        };
+        for step in &trigger.steps {
+            for place in places(&step.depends_on) {
+                has_dependents[place] = true;
+            }
+        }
+        let task = |asked: TaskTrigger, task_id: TaskId, step: &Name| -> NewTask {
+            let mut new = self.task(asked, origin, partitions);
+            new.id = task_id;
+            new.workflow_id = None;
+            new.saga = Some((id.clone(), step.clone()));
+            new
+        };
+        let (mut members, mut steps, mut more_names) = (Vec::new(), Vec::new(), Vec::new());
+        let numbers: Vec<u32> = trigger.steps.iter().map(|step| step.index).collect();
+        let mut ancestors: Vec<BTreeSet<usize>> = Vec::new();
+        for (place, step) in trigger.steps.into_iter().enumerate() {
+            let number = numbers[place];
+            let mut own = Vec::new();
+            let mut field = |letter: char, value: String| own.push((format!("{letter}{number}"), value));
+            field('n', step.name.to_string());
+            field('f', ids[place].to_string());
+            if step.pivot {
+                field('p', "1".to_owned());
+            }
+            let mut flags = Flags::IN_GROUP | Flags::IS_STEP;
+            if has_dependents[place] {
+                flags |= Flags::HAS_DEPENDENTS;
+            }
+            let direct = places(&step.depends_on);
+            let before = before(&direct, &ancestors);
+            if before.len() < place {
+                // Else it comes after all that stand before it, which need not be listed.
+                let numbers: Vec<String> = before.iter().map(|place| numbers[*place].to_string()).collect();
+                field('a', numbers.join(","));
+            }
+            ancestors.push(before);
+            let depends_on: Vec<(TaskId, Name)> = direct
+                .into_iter()
+                .map(|place| (ids[place], names[place].clone()))
+                .collect();
+            if !depends_on.is_empty() {
+                flags |= Flags::HAS_DEPENDENCIES;
+            }
+            if let Some(compensation) = step.compensation {
+                let undo_id = derive(&format!("{}/undo", step.name));
+                more_names.push(compensation.task_name.clone());
+                let undo = task(compensation, undo_id, &step.name);
+                field('k', undo.undo_recipe());
+                steps.push((format!("c{undo_id}"), number.to_string()));
+            }
+            steps.append(&mut own);
+            steps.push((format!("i{}", ids[place]), number.to_string()));
+            members.push(Member {
+                task: task(step.action, ids[place], &step.name),
+                flags,
+                depends_on,
+            });
+        }
+        NewGroup {
+            kind: GroupKind::Saga,
+            identity: derive(""),
+            name: trigger.name,
+            policy: policy_name(FailurePolicy::Cancel),
+            priority: None,
+            correlation_id: origin.correlation_id.unwrap_or(origin.event_id).to_owned(),
+            event_id: origin.event_id.to_owned(),
+            trace: trace(origin),
+            members,
+            steps,
+            more_names,
+            id,
+        }
+    }
+}
+
+/// All steps that end before one starts which waits for `direct`.
+fn before(direct: &[usize], ancestors: &[BTreeSet<usize>]) -> BTreeSet<usize> {
+    let mut all: BTreeSet<usize> = direct.iter().copied().collect();
+    for place in direct {
+        all.extend(&ancestors[*place]);
+    }
+    all
+}
+
+/// What became of a request for a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// The workflow or saga.
+    pub id: Name,
+    /// Whether it is new; `false` when the same request had made it before.
+    pub is_new: bool,
+}
+
+/// Why a group that another request made can not be made again.
+pub(super) fn taken(group: &NewGroup) -> Rejection {
+    let (field, what) = match group.kind {
+        GroupKind::Workflow => ("workflow_id", "workflow"),
+        GroupKind::Saga => ("saga_id", "saga"),
+    };
+    let message = format!(
+        "`{}` is the id of a workflow or saga that another request made; this {what} needs another",
+        group.id
+    );
+    Rejection::new(Reason::DuplicateId, Some(field), message)
+}
+
+/// Makes a group at once.
+///
+/// # Errors
+///
+/// [`Error::UnknownTask`], [`Error::TaskQueueFull`], [`Error::InvalidField`] (its id is taken), [`Error::RedisUnavailable`];
+/// asking again is safe.
+pub async fn start(store: &Store, actor: crate::domain::id::ReplicaId, group: &NewGroup) -> Result<Started, Error> {
+    let staged = match store.stage(actor, Asker::Caller, &Appetite::none(), group).await {
+        // No replica was ever here, so none has registered the names.
+        Err(StoreError::NotJoined) => Staged::Unknown(
+            group
+                .members
+                .first()
+                .map(|member| member.task.trigger.task_name.to_string())
+                .unwrap_or_default(),
+        ),
+        other => other?.0,
+    };
+    let started = |is_new| Started {
+        id: group.id.clone(),
+        is_new,
+    };
+    match staged {
+        Staged::Ok => Ok(started(true)),
+        Staged::Duplicate => Ok(started(false)),
+        Staged::Taken => Err(Error::InvalidField(taken(group))),
+        Staged::Unknown(name) => Err(Error::UnknownTask(name)),
+        Staged::Full => {
+            let max_size = super::queue::statistics(store).await?.max_size;
+            Err(Error::TaskQueueFull { max_size })
+        }
+        Staged::TooManyQueues => Err(Error::InvalidField(too_many_queues())),
+    }
+}
+
+pub(super) fn too_many_queues() -> Rejection {
+    let message = "there would be more named queues than there may be".to_owned();
+    Rejection::new(Reason::InvalidField, Some("queue"), message)
+}
+
+/// Ends a workflow; `false` when it had ended before.
+///
+/// # Errors
+///
+/// [`Error::WorkflowNotFound`], [`Error::RedisUnavailable`].
+pub async fn stop_workflow(
+    store: &Store,
+    actor: crate::domain::id::ReplicaId,
+    id: &Name,
+    message: Option<&str>,
+) -> Result<bool, Error> {
+    match stopped(store.stop(actor, GroupKind::Workflow, id, None, message).await)? {
+        Stopped::Ok => Ok(true),
+        Stopped::Terminal | Stopped::Passed => Ok(false),
+        Stopped::Missing => Err(Error::WorkflowNotFound(id.to_string())),
+    }
+}
+
+/// Lets a saga go back.
+///
+/// # Errors
+///
+/// [`Error::SagaNotFound`], [`Error::InvalidTransition`] when it has ended or is behind its pivot,
+/// [`Error::RedisUnavailable`].
+pub async fn cancel_saga(
+    store: &Store,
+    actor: crate::domain::id::ReplicaId,
+    id: &Name,
+    message: Option<&str>,
+) -> Result<(), Error> {
+    match stopped(store.stop(actor, GroupKind::Saga, id, None, message).await)? {
+        Stopped::Ok => Ok(()),
+        Stopped::Terminal => Err(Error::InvalidTransition(format!("saga `{id}` has ended"))),
+        Stopped::Passed => Err(Error::InvalidTransition(format!(
+            "saga `{id}` is behind its pivot: there is no way back"
+        ))),
+        Stopped::Missing => Err(Error::SagaNotFound(id.to_string())),
+    }
+}
+
+/// Lets a saga try again what it could not undo.
+///
+/// # Errors
+///
+/// [`Error::SagaNotFound`], [`Error::InvalidTransition`] when there is nothing to resume, [`Error::RedisUnavailable`].
+pub async fn resume_saga(
+    store: &Store,
+    actor: crate::domain::id::ReplicaId,
+    id: &Name,
+    who: &str,
+) -> Result<(), Error> {
+    match stopped(store.resume(actor, id, who).await)? {
+        Stopped::Ok => Ok(()),
+        Stopped::Terminal | Stopped::Passed => Err(Error::InvalidTransition(format!(
+            "saga `{id}` has nothing left to undo that failed"
+        ))),
+        Stopped::Missing => Err(Error::SagaNotFound(id.to_string())),
+    }
+}
+
+fn stopped(answer: Result<Stopped, StoreError>) -> Result<Stopped, Error> {
+    match answer {
+        Err(StoreError::NotJoined) => Ok(Stopped::Missing),
+        other => Ok(other?),
+    }
+}
+
+/// A workflow as it is right now.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
+pub struct WorkflowDocument {
+    pub workflow_id: String,
+    pub name: Option<Box<RawValue>>,
+    pub state: &'static str,
+    pub total_tasks: u64,
+    pub counts: BTreeMap<&'static str, u64>,
+    pub ready_tasks: Vec<String>,
+    pub execution_batches: Vec<Vec<String>>,
+    pub root_cause_task_id: Option<String>,
+    pub created_at: Option<String>,
+    pub completed_at: Option<String>,
+    pub duration_ms: Option<i64>,
+}
+
+/// How many records are read at once.
+const RECORDS_BATCH: usize = 200;
+
+/// The tasks of a group in the order in which they came.
+///
+/// # Errors
+///
+/// [`Error::RedisUnavailable`].
+pub async fn records(store: &Store, id: &Name) -> Result<Vec<Record>, Error> {
+    let ids = store.workflow_tasks(id).await?;
+    let mut records = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(RECORDS_BATCH) {
+        records.extend(store.tasks(ids).await?.into_iter().flatten());
+    }
+    Ok(records)
+}
+
+/// What a task is called within its workflow: its key, else its id.
+pub(crate) fn label(record: &Record) -> String {
+    record.body.spec.key.clone().unwrap_or_else(|| record.id.to_string())
+}
+
+/// Tasks by how many others must end one after the other before they may start.
+pub(crate) fn batches(records: &[Record]) -> Vec<Vec<String>> {
+    let mut level_of: HashMap<String, usize> = HashMap::new();
+    let mut batches: Vec<Vec<String>> = Vec::new();
+    // What a task depends on came before it.
+    for record in records {
+        let dependencies = &record.body.spec.dependencies;
+        let level = dependencies
+            .iter()
+            .filter_map(|name| level_of.get(name))
+            .max()
+            .map_or(0, |level| level + 1);
+        level_of.insert(record.id.to_string(), level);
+        level_of.insert(label(record), level);
+        if batches.len() <= level {
+            batches.resize_with(level + 1, Vec::new);
+        }
+        batches[level].push(label(record));
+    }
+    batches
+}
+
+/// A workflow's document. Of a name that tasks carry and nobody started, what their states amount to.
+///
+/// # Errors
+///
+/// [`Error::WorkflowNotFound`], [`Error::RedisUnavailable`].
+pub async fn workflow_document(store: &Store, id: &Name) -> Result<WorkflowDocument, Error> {
+    let group = store.group(id).await?;
+    let records = records(store, id).await?;
+    let not_found = || Error::WorkflowNotFound(id.to_string());
+    if group.as_ref().is_some_and(|group| group.kind != GroupKind::Workflow) || (group.is_none() && records.is_empty())
+    {
+        return Err(not_found());
+    }
+    let mut counts: BTreeMap<&'static str, u64> = TaskState::ALL.into_iter().map(|state| (state.as_str(), 0)).collect();
+    for record in &records {
+        *counts.entry(record.state.as_str()).or_default() += 1;
+    }
+    let ready_tasks = records
+        .iter()
+        .filter(|record| record.state == TaskState::Pending && !record.is_blocked && !record.is_delayed)
+        .map(label)
+        .collect();
+    let total_tasks = group.as_ref().map_or(records.len() as u64, |group| group.total);
+    // Those that are not told of yet wait too.
+    let told: u64 = counts.values().sum();
+    *counts.entry(TaskState::Pending.as_str()).or_default() += total_tasks.saturating_sub(told);
+    let state = match &group {
+        Some(group) => match group.state {
+            'C' => "COMPLETED",
+            'F' => "FAILED",
+            'X' => "CANCELLED",
+            _ => "RUNNING",
+        },
+        None if records.iter().any(|record| !record.state.is_terminal()) => "RUNNING",
+        None if counts["FAILED"] + counts["TIMEOUT"] > 0 => "FAILED",
+        None if counts["CANCELLED"] > 0 => "CANCELLED",
+        None => "COMPLETED",
+    };
+    let created_ms = match &group {
+        Some(group) => Some(group.created_ms),
+        None => records.iter().map(|record| record.created_ms).min(),
+    };
+    let finished_ms = match &group {
+        Some(group) => group.finished_ms,
+        None if state == "RUNNING" => None,
+        None => records.iter().filter_map(|record| record.finished_ms).max(),
+    };
+    Ok(WorkflowDocument {
+        workflow_id: id.to_string(),
+        name: group.as_ref().map(|group| group.name.clone()),
+        state,
+        total_tasks,
+        counts,
+        ready_tasks,
+        execution_batches: batches(&records),
+        root_cause_task_id: group.and_then(|group| group.root_cause),
+        created_at: created_ms.map(timestamp),
+        completed_at: finished_ms.map(timestamp),
+        duration_ms: created_ms.zip(finished_ms).map(|(from, to)| (to - from).max(0)),
+    })
+}
+
+/// A saga as it is right now.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
+pub struct SagaDocument {
+    pub saga_id: String,
+    pub name: Box<RawValue>,
+    pub state: &'static str,
+    pub steps: Vec<StepDocument>,
+    pub completed_steps: Vec<String>,
+    pub compensated_steps: Vec<String>,
+    pub uncompensated_steps: Vec<String>,
+    pub failed_step: Option<String>,
+    pub compensation_status: &'static str,
+    pub started_at: Option<String>,
+    pub completed_at: Option<String>,
+    pub duration_ms: Option<i64>,
+}
+
+/// A step of a saga as it is right now.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
+pub struct StepDocument {
+    pub name: String,
+    pub state: &'static str,
+    pub task_id: Option<String>,
+    pub result: Option<Box<RawValue>>,
+    pub error: Option<Box<RawValue>>,
+    pub compensation_task_id: Option<String>,
+    pub compensated_at: Option<String>,
+}
+
+/// A saga's state by the letter of its record.
+fn saga_state(group: &Group) -> &'static str {
+    match group.state {
+        'P' => "PENDING",
+        'C' => "COMPLETED",
+        'G' => "COMPENSATING",
+        'B' => "COMPENSATED",
+        'F' => "FAILED",
+        _ => "RUNNING",
+    }
+}
+
+/// A saga's document.
+///
+/// # Errors
+///
+/// [`Error::SagaNotFound`], [`Error::RedisUnavailable`].
+pub async fn saga_document(store: &Store, id: &Name) -> Result<SagaDocument, Error> {
+    let not_found = || Error::SagaNotFound(id.to_string());
+    let group = store.group(id).await?.filter(|group| group.kind == GroupKind::Saga);
+    let group = group.ok_or_else(not_found)?;
+    let fields: HashMap<String, String> = store.steps(id).await?.into_iter().collect();
+    let tasks: HashMap<String, Record> = records(store, id)
+        .await?
+        .into_iter()
+        .map(|record| (record.id.to_string(), record))
+        .collect();
+    let mut document = SagaDocument {
+        saga_id: id.to_string(),
+        state: saga_state(&group),
+        steps: Vec::new(),
+        completed_steps: Vec::new(),
+        compensated_steps: Vec::new(),
+        uncompensated_steps: Vec::new(),
+        failed_step: group.failed_step,
+        compensation_status: "none",
+        started_at: Some(timestamp(group.created_ms)),
+        completed_at: group.finished_ms.map(timestamp),
+        duration_ms: group.finished_ms.map(|to| (to - group.created_ms).max(0)),
+        name: group.name,
+    };
+    for number in 0..group.total {
+        let field = |letter: char| fields.get(&format!("{letter}{number}"));
+        let name = field('n').cloned().unwrap_or_default();
+        let task = field('f').and_then(|task| tasks.get(task));
+        let undo = field('t').and_then(|task| tasks.get(task));
+        let fate = field('z').map_or("", String::as_str);
+        if field('o').is_some() {
+            document.completed_steps.push(name.clone());
+        }
+        match fate {
+            "X" => document.compensated_steps.push(name.clone()),
+            "U" => document.uncompensated_steps.push(name.clone()),
+            _ => {}
+        }
+        let tail = |record: Option<&Record>, is_result: bool| {
+            record
+                .filter(|record| (record.state == TaskState::Completed) == is_result)
+                .and_then(|record| record.tail.clone())
+        };
+        document.steps.push(StepDocument {
+            state: match fate {
+                "X" => "COMPENSATED",
+                "U" => "COMPENSATION_FAILED",
+                _ if undo.is_some() => "COMPENSATING",
+                _ => task.map_or("PENDING", |record| record.state.as_str()),
+            },
+            task_id: field('f').cloned(),
+            result: tail(task, true),
+            error: if fate == "U" {
+                tail(undo, false)
+            } else {
+                tail(task, false)
+            },
+            compensation_task_id: field('t').cloned(),
+            compensated_at: field('m').and_then(|ms| ms.parse().ok()).map(timestamp),
+            name,
+        });
+    }
+    document.compensation_status = match document.state {
+        "COMPENSATING" => "running",
+        "COMPENSATED" => "complete",
+        "FAILED" if document.uncompensated_steps.is_empty() => "none",
+        "FAILED" => "incomplete",
+        _ => "none",
+    };
+    Ok(document)
+}
