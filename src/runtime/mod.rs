@@ -18,6 +18,7 @@ mod member;
 pub mod queue;
 pub mod replica;
 pub mod request;
+pub mod retrying;
 mod slots;
 mod watch;
 mod work;
