@@ -11,6 +11,7 @@ pub mod backoff;
 pub mod builtin;
 pub mod bus;
 pub mod defaults;
+mod detached;
 pub mod handler;
 pub mod holdings;
 mod ingest;

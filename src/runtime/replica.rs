@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use super::backoff::Waits;
 use super::defaults::Defaults;
+use super::detached::{self, Detached};
 use super::handler::{Handlers, TaskContext};
 use super::holdings::Holdings;
 use super::ingest::{self, Source};
@@ -120,7 +121,9 @@ pub(crate) struct Run {
     pub(super) replica: ReplicaId,
     pub(super) options: ReplicaOptions,
     pub(super) defaults: Defaults,
-    pub(super) slots: Slots,
+    pub(super) slots: Arc<Slots>,
+    /// Blocking functions that outlived their attempts, also those of earlier runs.
+    pub(super) detached: Arc<Detached>,
     pub(super) holdings: Holdings,
     pub(super) runtime: Handle,
     pub(super) tracker: TaskTracker,
@@ -191,6 +194,8 @@ pub enum Readiness {
     Draining,
     /// These loops do not get through to Redis.
     Deaf(Vec<&'static str>),
+    /// Every worker is held by a blocking function that goes on after its attempt has ended.
+    Exhausted,
 }
 
 impl ReplicaHandle {
@@ -205,13 +210,22 @@ impl ReplicaHandle {
             None => Readiness::Joining,
             Some(run) => {
                 let deaf = run.progress.deaf();
-                if deaf.is_empty() {
-                    Readiness::Ready
-                } else {
+                if !deaf.is_empty() {
                     Readiness::Deaf(deaf)
+                } else if run.is_exhausted() {
+                    Readiness::Exhausted
+                } else {
+                    Readiness::Ready
                 }
             }
         }
+    }
+
+    /// How many blocking functions go on after their attempts have ended.
+    #[must_use]
+    pub fn detached(&self) -> u16 {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().map_or(0, |run| run.detached.count())
     }
 
     /// The replica's id right now.
@@ -230,6 +244,7 @@ pub struct Replica {
     store: Store,
     beat_store: Store,
     options: ReplicaOptions,
+    detached: Arc<Detached>,
     handle: ReplicaHandle,
 }
 
@@ -242,6 +257,7 @@ impl Replica {
             store,
             beat_store,
             options,
+            detached: Arc::default(),
             handle: ReplicaHandle {
                 current: Arc::default(),
                 stop,
@@ -263,7 +279,7 @@ impl Replica {
     pub async fn run(self) -> Result<(), StoreError> {
         let stop = self.handle.stop.clone();
         while !stop.is_cancelled() {
-            let Some((run, queues)) = join(&self.store, &self.options, &stop).await? else {
+            let Some((run, queues)) = join(&self.store, &self.options, &self.detached, &stop).await? else {
                 break;
             };
             self.run_once(run, queues).await;
@@ -294,6 +310,7 @@ impl Replica {
             });
         }
         let loops = TaskTracker::new();
+        loops.spawn(detached::report(Arc::clone(&run)));
         let settling = TaskTracker::new();
         for (partition, queue) in self.store.partitions().zip(queues) {
             readers.spawn(work::take_work(Arc::clone(&run), partition));
@@ -310,7 +327,7 @@ impl Replica {
             () = run.fenced.cancelled() => {}
         }
         if run.fenced.is_cancelled() {
-            abandon(&run);
+            abandon(&run).await;
         } else {
             drain(&run, &readers).await;
         }
@@ -327,6 +344,7 @@ impl Replica {
 async fn join(
     store: &Store,
     options: &ReplicaOptions,
+    detached: &Arc<Detached>,
     stop: &CancellationToken,
 ) -> Result<Option<(Arc<Run>, Vec<mpsc::Receiver<Ended>>)>, StoreError> {
     let replica = ReplicaId::from_random(uuid::Uuid::new_v4().as_u64_pair().1);
@@ -366,6 +384,8 @@ async fn join(
         }
         break;
     }
+    let slots = Arc::new(Slots::new(options.workers));
+    detached.move_to(&slots);
     let (ended, queues) = store.partitions().map(|_| mpsc::channel(1024)).unzip();
     let run = Run {
         store: store.clone(),
@@ -375,7 +395,8 @@ async fn join(
             retry: options.retry,
             handlers: options.handlers.defaults(),
         },
-        slots: Slots::new(options.workers),
+        slots,
+        detached: Arc::clone(detached),
         holdings: Holdings::default(),
         runtime: Handle::current(),
         tracker: TaskTracker::new(),
@@ -413,7 +434,7 @@ impl Membership {
         stop: CancellationToken,
         adopted: Arc<Mutex<VecDeque<Claimed>>>,
     ) -> Result<Self, Error> {
-        let (run, _) = join(&store, &options, &stop)
+        let (run, _) = join(&store, &options, &Arc::default(), &stop)
             .await?
             .ok_or_else(|| StoreError::NotConnected("the queue was closed".to_owned()))?;
         let mut run =
@@ -494,22 +515,30 @@ impl Membership {
 }
 
 /// Nothing that the run holds is its own any more: everything is aborted and nothing is settled.
-fn abandon(run: &Run) {
+async fn abandon(run: &Run) {
+    const PATIENCE: Duration = Duration::from_secs(1);
     run.stop.cancel();
     run.holdings.abort_all();
+    // The next run counts what goes on, so the attempts must have ended. Only a handler that blocks where it must not
+    // takes longer.
+    tokio::time::timeout(PATIENCE, run.tracker.wait())
+        .await
+        .unwrap_or_default();
 }
 
 /// Lets running tasks finish for the grace, hands the rest back, says goodbye.
 async fn drain(run: &Arc<Run>, readers: &TaskTracker) {
-    info!(replica = %run.replica, running = run.holdings.list().len(), "draining");
+    info!(replica = %run.replica, running = run.holdings.list().len(), detached = run.detached.count(), "draining");
     let deadline = tokio::time::Instant::now() + run.options.grace;
     // A claim under way may still hand out tasks; they run or are handed back like the others.
     let quiet = async {
         readers.wait().await;
         until_empty(run).await;
+        run.detached.until_none().await;
     };
     if tokio::time::timeout_at(deadline, quiet).await.is_err() {
-        info!(replica = %run.replica, running = run.holdings.list().len(), "the grace is over; handing back");
+        info!(replica = %run.replica, running = run.holdings.list().len(), detached = run.detached.count(),
+            "the grace is over; handing back");
         run.hand_back.cancel();
         // Handing back needs Redis; while it is away there is nobody to hand back to.
         let patience = Duration::from_secs(5);
@@ -530,7 +559,11 @@ async fn drain(run: &Arc<Run>, readers: &TaskTracker) {
             run.report(&problem, "can not leave an inbound stream");
         }
     }
-    info!(replica = %run.replica, "left");
+    match run.detached.count() {
+        0 => info!(replica = %run.replica, "left"),
+        abandoned => warn!(replica = %run.replica, abandoned,
+            "left while blocking functions go on; they end with the process"),
+    }
 }
 
 /// Waits until every attempt is settled.

@@ -13,6 +13,7 @@ mod support;
 mod bench;
 mod bus_api;
 mod cli;
+mod detached;
 mod docs;
 mod http;
 mod ingest;
