@@ -62,7 +62,7 @@ const SPAWNERS: [&str; 3] = ["src/runtime/", "src/service/", "src/cli/"];
 const SPAWNS: [&str; 4] = ["spawn", "spawn_blocking", "spawn_local", "spawn_on"];
 
 /// Dependencies that no source names, each with the reason why it is there all the same.
-const UNNAMED_DEPENDENCIES: [(&str, &str); 10] = [
+const UNNAMED_DEPENDENCIES: [(&str, &str); 9] = [
     ("base64", "for a piece that follows"),
     ("hmac", "for a piece that follows"),
     ("prometheus-client", "for a piece that follows"),
@@ -70,7 +70,6 @@ const UNNAMED_DEPENDENCIES: [(&str, &str); 10] = [
     ("reqwest", "for a piece that follows"),
     ("rustix", "for a piece that follows"),
     ("serde-saphyr", "for a piece that follows"),
-    ("stateright", "for a piece that follows"),
     ("tower-http", "for a piece that follows"),
     ("utoipa", "for a piece that follows"),
 ];
@@ -312,7 +311,7 @@ fn walk(top: &Path, folder: &Path, paths: &mut Vec<String>) {
     for entry in entries {
         let path: PathBuf = entry.path();
         let name = entry.file_name();
-        if name.to_string_lossy().starts_with('.') || path == top.join("target") {
+        if name.to_string_lossy().starts_with('.') || path == top.join("target") || path == top.join("fuzz/target") {
             continue;
         }
         if path.is_dir() {
