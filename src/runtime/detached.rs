@@ -284,17 +284,13 @@ mod tests {
         (TaskId::derive("s", "e", None, None, 1), 1)
     }
 
-    fn null() -> HandlerResult {
-        Ok(RawValue::NULL.to_owned())
-    }
-
     #[tokio::test]
     async fn a_function_that_returned_leaves_its_slot_free() {
         let (detached, slots) = (Arc::new(Detached::default()), Arc::new(Slots::new(1)));
         let threads = Threads::default();
         let taken = slots.take_all();
 
-        let result = run_blocking("name", &threads, null).await;
+        let result = run_blocking("name", &threads, || Ok(RawValue::NULL.to_owned())).await;
 
         assert_eq!(result.unwrap().get(), "null");
         assert_eq!(detached.part(&threads, task(), taken[0], &slots), Some(0));
@@ -309,7 +305,7 @@ mod tests {
         let (let_go, wait) = mpsc::channel::<()>();
         let running = run_blocking("name", &threads, move || {
             wait.recv().unwrap();
-            null()
+            Ok(RawValue::NULL.to_owned())
         });
         assert!(tokio::time::timeout(Duration::from_millis(20), running).await.is_err());
 

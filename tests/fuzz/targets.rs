@@ -30,7 +30,7 @@ fn fields(data: &[u8]) -> Vec<(&[u8], &[u8])> {
         .collect()
 }
 
-/// An entry of a stream: in our own form, as CloudEvents attributes, or with a whole CloudEvent in one field.
+/// An entry of a stream: in our own form, as attributes of an event of CloudEvents, or with a whole one in one field.
 pub(crate) fn envelope(data: &[u8]) {
     let fields = fields(data);
     match Envelope::decode(ENTRY_ID, &fields) {

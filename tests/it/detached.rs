@@ -161,10 +161,10 @@ async fn a_function_that_outlives_its_timeout_is_reported_and_keeps_its_worker_u
     wait_for("it is logged", async || {
         let lines = heard.lines("a blocking function goes on after its attempt has ended");
         let is_told = lines.first().is_some_and(|line| {
-            let long = line["detached_ms"]
+            let elapsed_ms = line["detached_ms"]
                 .as_u64()
                 .or_else(|| line["detached_ms"].as_str()?.parse().ok());
-            line["task_id"] == task_of("one").to_string() && line["attempt"] == 1 && long >= Some(1000)
+            line["task_id"] == task_of("one").to_string() && line["attempt"] == 1 && elapsed_ms >= Some(1000)
         });
         holds(is_told, || format!("{lines:?}"))
     })

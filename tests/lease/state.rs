@@ -56,6 +56,10 @@ pub(crate) enum Task {
 }
 
 /// A process that runs handlers.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is true or false by itself, in any mix"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Replica {
     pub(crate) life: Life,
