@@ -63,6 +63,24 @@ doc: rust ## examples in the documentation; build it, warnings denied
 it: rust redis ## integration tests, on redis-server processes that they start
 	$(CARGO) test --locked --test '*'
 
+# libFuzzer finds its way by coverage that the compiler counts, which its stable release does as well: no nightly and no
+# cargo-fuzz are needed. The host is named, so that build scripts are not instrumented.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= envelope trigger config
+FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_FLAGS = --cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
+
+.PHONY: fuzz
+fuzz: rust ## fuzz each target for FUZZ_SECONDS (60); what fails is kept in fuzz/artifacts
+	cp Cargo.lock fuzz/Cargo.lock
+	RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --release --manifest-path fuzz/Cargo.toml --target $(FUZZ_HOST)
+	@for target in $(FUZZ_TARGETS); do \
+	  mkdir -p "fuzz/artifacts/$$target" "fuzz/target/corpus/$$target"; \
+	  echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+	  "fuzz/target/$(FUZZ_HOST)/release/$$target" -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=5 -print_final_stats=1 \
+	    -artifact_prefix="fuzz/artifacts/$$target/" "fuzz/target/corpus/$$target" "fuzz/corpus/$$target" || exit 1; \
+	done
+
 .PHONY: coverage
 coverage: rust redis ## line coverage of all tests, with a floor; needs cargo-llvm-cov
 	@$(CARGO) llvm-cov --version >/dev/null 2>&1 || { echo "make coverage: get it with: cargo install --locked cargo-llvm-cov" >&2; exit 1; }

@@ -1,6 +1,7 @@
 //! What programs that use the library are told when something can not be done.
 
 use crate::domain::rejection::Rejection;
+use crate::runtime::handler::TaskError;
 use crate::store::StoreError;
 
 /// A request that was not carried out, by what the caller can do about it. The names are those of the problem
@@ -40,6 +41,15 @@ pub enum Error {
         /// What the last one said.
         last_error: String,
     },
+    /// An operation failed in a way that every further attempt would meet.
+    #[error("failed for good at attempt {attempt}")]
+    PermanentFailure {
+        /// The attempt that found out, from 1.
+        attempt: u32,
+        /// What it said.
+        #[source]
+        error: TaskError,
+    },
     /// Redis can not be reached or does not do what is needed of it.
     #[error("redis is unavailable")]
     RedisUnavailable(#[source] StoreError),
@@ -61,6 +71,7 @@ impl Error {
             Self::InvalidField(_) => "InvalidField",
             Self::InvalidTransition(_) => "InvalidTransition",
             Self::MaxRetriesExceeded { .. } => "MaxRetriesExceeded",
+            Self::PermanentFailure { .. } => "PermanentFailure",
             Self::RedisUnavailable(_) => "RedisUnavailable",
             Self::Store(_) => "Store",
         }
@@ -78,6 +89,7 @@ impl Error {
             | Self::InvalidField(_)
             | Self::InvalidTransition(_)
             | Self::MaxRetriesExceeded { .. }
+            | Self::PermanentFailure { .. }
             | Self::Store(_) => false,
         }
     }

@@ -34,7 +34,8 @@
 //! # For programs
 //!
 //! [`TaskQueue`] puts tasks in and takes them out; [`EventBus`] publishes triggers and follows the log; [`Handlers`]
-//! holds the functions that a replica of one's own runs.
+//! holds the functions that a replica of one's own runs. [`RetryPolicy::execute_with_retry`] tries any operation again by
+//! the same policies.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -59,4 +60,5 @@ pub use runtime::handler::{Handler, Handlers, TaskContext, TaskError};
 pub use runtime::queue::{Task, TaskQueue, TaskQueueOptions};
 pub use runtime::replica::{Replica, ReplicaHandle, ReplicaOptions};
 pub use store::upkeep::Retention;
+pub use runtime::retrying::RetryContext;
 pub use store::{Endpoint, Store, StoreError};

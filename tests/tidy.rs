@@ -62,11 +62,10 @@ const SPAWNERS: [&str; 3] = ["src/runtime/", "src/service/", "src/cli/"];
 const SPAWNS: [&str; 4] = ["spawn", "spawn_blocking", "spawn_local", "spawn_on"];
 
 /// Dependencies that no source names, each with the reason why it is there all the same.
-const UNNAMED_DEPENDENCIES: [(&str, &str); 6] = [
+const UNNAMED_DEPENDENCIES: [(&str, &str); 5] = [
     ("prometheus-client", "for a piece that follows"),
     ("ratatui", "for a piece that follows"),
     ("serde-saphyr", "for a piece that follows"),
-    ("stateright", "for a piece that follows"),
     ("tower-http", "for a piece that follows"),
     ("utoipa", "for a piece that follows"),
 ];
@@ -308,7 +307,7 @@ fn walk(top: &Path, folder: &Path, paths: &mut Vec<String>) {
     for entry in entries {
         let path: PathBuf = entry.path();
         let name = entry.file_name();
-        if name.to_string_lossy().starts_with('.') || path == top.join("target") {
+        if name.to_string_lossy().starts_with('.') || path == top.join("target") || path == top.join("fuzz/target") {
             continue;
         }
         if path.is_dir() {

@@ -164,9 +164,10 @@ impl From<Error> for Failure {
             }
             Error::InvalidField(rejection) => Self::new(USAGE, name, &text).with_errors(&rejection.problems),
             Error::UnknownTask(_) => Self::new(USAGE, name, &text),
-            Error::TaskQueueFull { .. } | Error::InvalidTransition(_) | Error::MaxRetriesExceeded { .. } => {
-                Self::new(FAILED, name, &text)
-            }
+            Error::TaskQueueFull { .. }
+            | Error::InvalidTransition(_)
+            | Error::MaxRetriesExceeded { .. }
+            | Error::PermanentFailure { .. } => Self::new(FAILED, name, &text),
         }
     }
 }

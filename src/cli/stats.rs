@@ -63,6 +63,7 @@ fn print(statistics: &StatisticsDocument) -> Result<(), Failure> {
     output::fields(&[
         ("  busy", pool.active_workers.to_string()),
         ("  idle", pool.idle_workers.to_string()),
+        ("  detached", pool.detached_workers.to_string()),
         ("  all", pool.max_workers.to_string()),
         ("  utilization", format!("{:.1} %", pool.utilization_percentage)),
     ])?;

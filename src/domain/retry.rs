@@ -209,6 +209,8 @@ impl fmt::Display for RetryPolicy {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn seconds(policy: &RetryPolicy, retries: u32) -> Vec<f64> {
@@ -312,5 +314,106 @@ mod tests {
             assert!(fields.contains(&field), "{field}");
         }
         assert!(RetryPolicy::STANDARD.problems().is_empty());
+    }
+
+    /// Any policy that is accepted, with numbers from ordinary to extreme.
+    fn any_policy() -> impl Strategy<Value = RetryPolicy> {
+        let longest = RetryPolicy::LONGEST_DELAY_SECONDS;
+        let seconds = || prop_oneof![Just(0.0), 0.0..10.0, 0.0..longest];
+        let strategy = prop_oneof![
+            Just(RetryStrategy::Exponential),
+            Just(RetryStrategy::Linear),
+            Just(RetryStrategy::Fibonacci)
+        ];
+        let jitter = prop_oneof![Just(0.0), Just(1.0), 0.0..=1.0];
+        (
+            0..=RetryPolicy::MOST_RETRIES,
+            seconds(),
+            seconds(),
+            1.0..=1000.0,
+            strategy,
+            seconds(),
+            jitter,
+        )
+            .prop_map(
+                |(max_retries, one, other, backoff_multiplier, strategy, increment_seconds, jitter): (
+                    _,
+                    f64,
+                    f64,
+                    _,
+                    _,
+                    _,
+                    _,
+                )| {
+                    RetryPolicy {
+                        max_retries,
+                        initial_delay_seconds: one.min(other),
+                        max_delay_seconds: one.max(other),
+                        backoff_multiplier,
+                        strategy,
+                        increment_seconds,
+                        jitter,
+                    }
+                },
+            )
+    }
+
+    /// Retries from the first to far beyond what any float can hold.
+    fn any_retry() -> impl Strategy<Value = u32> {
+        prop_oneof![1_u32..20, 1_u32..2000, any::<u32>()]
+    }
+
+    proptest! {
+        #[test]
+        fn a_delay_never_exceeds_its_limit_nor_leaves_the_band_of_its_jitter(
+            policy in any_policy(), retry in any_retry(), chance in 0.0..=1.0,
+        ) {
+            prop_assert_eq!(policy.problems(), []);
+            let middle = RetryPolicy { jitter: 0.0, ..policy }.delay(retry, chance).as_secs_f64();
+            let delay = policy.delay(retry, chance).as_secs_f64();
+            let tolerance = 1e-9 + middle * 1e-12;
+
+            prop_assert!(delay <= policy.max_delay_seconds + 1e-9);
+            prop_assert!(delay >= middle * (1.0 - policy.jitter) - tolerance);
+            prop_assert!(delay <= middle * (1.0 + policy.jitter) + tolerance);
+        }
+
+        #[test]
+        fn a_later_retry_never_waits_less_at_the_same_chance(
+            policy in any_policy(), retry in any_retry(), chance in 0.0..=1.0,
+        ) {
+            prop_assert!(policy.delay(retry, chance) <= policy.delay(retry.saturating_add(1), chance));
+        }
+
+        #[test]
+        fn more_chance_never_means_a_shorter_wait(
+            policy in any_policy(), retry in any_retry(), one in 0.0..=1.0, other in 0.0..=1.0,
+        ) {
+            let (less, more) = (f64::min(one, other), f64::max(one, other));
+            prop_assert!(policy.delay(retry, less) <= policy.delay(retry, more));
+        }
+
+        #[test]
+        fn below_the_limit_each_strategy_is_its_formula(
+            policy in any_policy(), retry in 1_u32..60,
+        ) {
+            let policy = RetryPolicy { jitter: 0.0, ..policy };
+            let (initial, limit) = (policy.initial_delay_seconds, policy.max_delay_seconds);
+            let delay = |retry| policy.delay(retry, 0.5).as_secs_f64();
+            let expected = match policy.strategy {
+                RetryStrategy::Exponential => {
+                    (1..retry).fold(initial, |delay, _| delay * policy.backoff_multiplier)
+                }
+                RetryStrategy::Linear => (1..retry).fold(initial, |delay, _| delay + policy.increment_seconds),
+                RetryStrategy::Fibonacci => {
+                    let series = (1..retry).fold((1.0, 1.0), |(one, two), _| (two, one + two));
+                    initial * series.0
+                }
+            }
+            .min(limit);
+
+            prop_assert!((delay(retry) - expected).abs() <= 1e-9 + expected * 1e-9, "{} {expected}", delay(retry));
+            prop_assert!((delay(1) - initial).abs() <= 1e-9);
+        }
     }
 }

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::defaults::HandlerDefaults;
+use super::detached::{Threads, run_blocking};
 use crate::domain::id::TaskId;
 use crate::store::functions::Claimed;
 use crate::store::inspect::inputs_json;
@@ -50,6 +51,8 @@ pub struct TaskContext {
     pub tracestate: Option<String>,
     /// Fires when the attempt is to end: the task was cancelled, timed out or taken away.
     pub cancelled: CancellationToken,
+    /// The threads of the attempt, which its end does not end.
+    pub(super) threads: Threads,
 }
 
 impl TaskContext {
@@ -78,6 +81,7 @@ impl TaskContext {
             traceparent: body.traceparent,
             tracestate: body.tracestate,
             cancelled,
+            threads: Threads::default(),
         }
     }
 
@@ -288,7 +292,9 @@ impl Handlers {
     }
 
     /// Registers a function that computes or waits without yielding; it runs on a thread of its own. It can not be
-    /// aborted from outside: a long one should look at [`TaskContext::cancelled`] now and then.
+    /// aborted from outside: a long one should look at [`TaskContext::cancelled`] now and then. After a timeout or a
+    /// cancel its attempt ends all the same, and the function is reported as detached until it returns. Its worker
+    /// takes no other task until then.
     #[must_use]
     pub fn with_blocking<T, R, F>(self, name: &str, function: F) -> Self
     where
@@ -302,14 +308,8 @@ impl Handlers {
             AsyncFunction(move |task: TaskContext| {
                 let function = Arc::clone(&function);
                 async move {
-                    let run = move || to_json(&function(task.arguments()?, &task)?);
-                    match tokio::task::spawn_blocking(run).await {
-                        Ok(result) => result,
-                        Err(failure) => match failure.try_into_panic() {
-                            Ok(panic) => std::panic::resume_unwind(panic),
-                            Err(_) => Err(TaskError::new("the blocking function was cancelled")),
-                        },
-                    }
+                    let (name, threads) = (task.name.clone(), task.threads.clone());
+                    run_blocking(&name, &threads, move || to_json(&function(task.arguments()?, &task)?)).await
                 }
             }),
         )

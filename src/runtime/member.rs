@@ -49,6 +49,7 @@ async fn beat(run: Arc<Run>, store: Store) {
                 since_ms: before.map(|before| u64::try_from(before.elapsed().as_millis()).unwrap_or(u64::MAX)),
                 busy: run.slots.busy(),
                 workers: run.slots.size(),
+                detached: run.detached.count(),
                 completed: run.completed.load(Ordering::Relaxed),
                 failed: run.failed.load(Ordering::Relaxed),
                 renew_names: number % RENEW_NAMES_EVERY == 0,

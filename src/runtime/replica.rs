@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use super::backoff::Waits;
 use super::circuits::{self, Circuits, OpenCircuit};
 use super::defaults::Defaults;
+use super::detached::{self, Detached};
 use super::handler::{Handlers, TaskContext};
 use super::holdings::Holdings;
 use super::ingest::{self, Source};
@@ -127,8 +128,10 @@ pub(crate) struct Run {
     pub(super) replica: ReplicaId,
     pub(super) options: ReplicaOptions,
     pub(super) defaults: Defaults,
-    pub(super) slots: Slots,
+    pub(super) slots: Arc<Slots>,
     pub(super) circuits: Circuits,
+    /// Blocking functions that outlived their attempts, also those of earlier runs.
+    pub(super) detached: Arc<Detached>,
     pub(super) holdings: Holdings,
     pub(super) runtime: Handle,
     pub(super) tracker: TaskTracker,
@@ -202,6 +205,8 @@ pub enum Readiness {
     Draining,
     /// These loops do not get through to Redis.
     Deaf(Vec<&'static str>),
+    /// Every worker is held by a blocking function that goes on after its attempt has ended.
+    Exhausted,
 }
 
 impl ReplicaHandle {
@@ -216,10 +221,12 @@ impl ReplicaHandle {
             None => Readiness::Joining,
             Some(run) => {
                 let deaf = run.progress.deaf();
-                if deaf.is_empty() {
-                    Readiness::Ready
-                } else {
+                if !deaf.is_empty() {
                     Readiness::Deaf(deaf)
+                } else if run.is_exhausted() {
+                    Readiness::Exhausted
+                } else {
+                    Readiness::Ready
                 }
             }
         }
@@ -230,6 +237,13 @@ impl ReplicaHandle {
     pub fn open_circuits(&self) -> Vec<OpenCircuit> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.as_ref().map_or_else(Vec::new, |run| run.circuits.open())
+    }
+
+    /// How many blocking functions go on after their attempts have ended.
+    #[must_use]
+    pub fn detached(&self) -> u16 {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().map_or(0, |run| run.detached.count())
     }
 
     /// The replica's id right now.
@@ -248,6 +262,7 @@ pub struct Replica {
     store: Store,
     beat_store: Store,
     options: ReplicaOptions,
+    detached: Arc<Detached>,
     handle: ReplicaHandle,
     recollection: Recollection,
 }
@@ -261,6 +276,7 @@ impl Replica {
             store,
             beat_store,
             options,
+            detached: Arc::default(),
             handle: ReplicaHandle {
                 current: Arc::default(),
                 stop,
@@ -283,7 +299,7 @@ impl Replica {
     pub async fn run(self) -> Result<(), StoreError> {
         let stop = self.handle.stop.clone();
         while !stop.is_cancelled() {
-            let Some((run, queues)) = join(&self.store, &self.options, &stop, &self.recollection).await? else {
+            let Some((run, queues)) = join(&self.store, &self.options, &self.detached, &stop, &self.recollection).await? else {
                 break;
             };
             self.run_once(run, queues).await;
@@ -315,6 +331,7 @@ impl Replica {
             });
         }
         let loops = TaskTracker::new();
+        loops.spawn(detached::report(Arc::clone(&run)));
         let settling = TaskTracker::new();
         readers.spawn(circuits::mind(Arc::clone(&run)));
         for (partition, queue) in self.store.partitions().zip(queues) {
@@ -334,7 +351,7 @@ impl Replica {
             () = run.fenced.cancelled() => {}
         }
         if run.fenced.is_cancelled() {
-            abandon(&run);
+            abandon(&run).await;
         } else {
             drain(&run, &readers).await;
         }
@@ -363,6 +380,7 @@ async fn join_one(
 async fn join(
     store: &Store,
     options: &ReplicaOptions,
+    detached: &Arc<Detached>,
     stop: &CancellationToken,
     recollection: &Recollection,
 ) -> Result<Option<(Arc<Run>, Vec<mpsc::Receiver<Ended>>)>, StoreError> {
@@ -403,6 +421,8 @@ async fn join(
         }
         break;
     }
+    let slots = Arc::new(Slots::new(options.workers));
+    detached.move_to(&slots);
     let (ended, queues) = store.partitions().map(|_| mpsc::channel(1024)).unzip();
     let run_stop = stop.child_token();
     let run = Run {
@@ -413,8 +433,9 @@ async fn join(
             retry: options.retry,
             handlers: options.handlers.defaults(),
         },
-        slots: Slots::new(options.workers),
+        slots,
         circuits: Circuits::new(&options.handlers, run_stop.clone()),
+        detached: Arc::clone(detached),
         holdings: Holdings::default(),
         runtime: Handle::current(),
         tracker: TaskTracker::new(),
@@ -454,7 +475,7 @@ impl Membership {
         stop: CancellationToken,
         adopted: Arc<Mutex<VecDeque<Claimed>>>,
     ) -> Result<Self, Error> {
-        let (run, _) = join(&store, &options, &stop, &Recollection::default())
+        let (run, _) = join(&store, &options, &Arc::default(), &stop, &Recollection::default())
             .await?
             .ok_or_else(|| StoreError::NotConnected("the queue was closed".to_owned()))?;
         let mut run =
@@ -536,9 +557,15 @@ impl Membership {
 }
 
 /// Nothing that the run holds is its own any more: everything is aborted and nothing is settled.
-fn abandon(run: &Run) {
+async fn abandon(run: &Run) {
+    const PATIENCE: Duration = Duration::from_secs(1);
     run.stop.cancel();
     run.holdings.abort_all();
+    // The next run counts what goes on, so the attempts must have ended. Only a handler that blocks where it must not
+    // takes longer.
+    tokio::time::timeout(PATIENCE, run.tracker.wait())
+        .await
+        .unwrap_or_default();
 }
 
 /// How long a replica that leaves tries to hand back what it runs.
@@ -548,7 +575,7 @@ const GOODBYE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Lets running tasks finish for the grace, hands the rest back, says goodbye.
 async fn drain(run: &Arc<Run>, readers: &TaskTracker) {
-    info!(replica = %run.replica, running = run.holdings.list().len(), "draining");
+    info!(replica = %run.replica, running = run.holdings.list().len(), detached = run.detached.count(), "draining");
     let deadline = tokio::time::Instant::now() + run.options.grace;
     // A claim under way may still hand out tasks; they run or are handed back like the others.
     let quiet = async {
@@ -556,9 +583,11 @@ async fn drain(run: &Arc<Run>, readers: &TaskTracker) {
         // At once: others may have to wait for their turn behind what this replica holds.
         give_back_inbound(run).await;
         until_empty(run).await;
+        run.detached.until_none().await;
     };
     if tokio::time::timeout_at(deadline, quiet).await.is_err() || run.hand_back.is_cancelled() {
-        info!(replica = %run.replica, running = run.holdings.list().len(), "the grace is over; handing back");
+        info!(replica = %run.replica, running = run.holdings.list().len(), detached = run.detached.count(),
+            "the grace is over; handing back");
         run.hand_back.cancel();
         // Handing back needs Redis; while it is away there is nobody to hand back to.
         tokio::time::timeout(HAND_BACK_PATIENCE, until_empty(run))
@@ -574,7 +603,11 @@ async fn drain(run: &Arc<Run>, readers: &TaskTracker) {
     if tokio::time::timeout(GOODBYE_PATIENCE, goodbye).await.is_err() {
         warn!(replica = %run.replica, "left without a goodbye; another replica will notice");
     }
-    info!(replica = %run.replica, "left");
+    match run.detached.count() {
+        0 => info!(replica = %run.replica, "left"),
+        abandoned => warn!(replica = %run.replica, abandoned,
+            "left while blocking functions go on; they end with the process"),
+    }
 }
 
 /// Leaves all partitions. Where Redis thinks that the replica runs something that it knows nothing of, such as what a

@@ -43,6 +43,13 @@ impl Slots {
         self.free().pop()
     }
 
+    /// Takes this one, if it is free.
+    pub(crate) fn withhold(&self, slot: u16) -> bool {
+        let mut free = self.free();
+        let place = free.iter().position(|known| *known == slot);
+        place.map(|place| free.remove(place)).is_some()
+    }
+
     /// Waits until at least one is free and takes all.
     pub(crate) async fn take_some(&self) -> Vec<u16> {
         loop {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::backoff::Waits;
+use super::detached::Threads;
 use super::handler::{HandlerResult, TaskContext, TaskError};
 use super::replica::Run;
 use crate::domain::circuit::Sign;
@@ -49,7 +50,8 @@ const ERROR_BYTES_MAX: usize = 8 << 10;
 pub(crate) struct Ended {
     task_id: TaskId,
     attempt: u32,
-    slot: u16,
+    /// The slot that came free; `None` while a thread of the attempt goes on in it.
+    slot: Option<u16>,
     /// How it ended; `None` when it is not the replica's to settle.
     outcome: Option<Outcome>,
 }
@@ -90,18 +92,21 @@ impl Run {
         };
         let run = Arc::clone(self);
         let attempt = async move {
-            let outcome = run.attempt(&claimed, &cancel, &give_up).await;
+            let threads = Threads::default();
+            let outcome = run.attempt(&claimed, &threads, &cancel, &give_up).await;
             cancel.cancel();
+            let token = (claimed.task_id, claimed.attempt);
+            let slot = run.detached.part(&threads, token, claimed.slot, &run.slots);
             let ended = Ended {
                 task_id: claimed.task_id,
                 attempt: claimed.attempt,
-                slot: claimed.slot,
+                slot,
                 outcome,
             };
             let queue = &run.ended[usize::from(claimed.task_id.partition().number())];
             if queue.send(ended).await.is_err() {
                 // The settling loop ends last; only a run that was fenced drops what ended.
-                run.slots.give_back([claimed.slot]);
+                run.slots.give_back(slot);
             }
         };
         // Named, since the beat starts what it finds from a runtime of its own.
@@ -120,6 +125,7 @@ impl Run {
     async fn attempt(
         &self,
         claimed: &Claimed,
+        threads: &Threads,
         cancel: &CancellationToken,
         give_up: &CancellationToken,
     ) -> Option<Outcome> {
@@ -151,7 +157,8 @@ impl Run {
         let policy = body.spec.retry.unwrap_or(RetryPolicy::STANDARD);
         // Whoever made the task may not know the handlers, as the command line does not.
         body.spec.timeout_seconds = body.spec.timeout_seconds.or(registered.defaults.timeout_seconds);
-        let task = TaskContext::new(claimed, body, inputs, cancel.child_token());
+        let mut task = TaskContext::new(claimed, body, inputs, cancel.child_token());
+        task.threads = threads.clone();
         let timeout = task.timeout;
         let name = task.name.clone();
         let told = task.cancelled.clone();
@@ -399,7 +406,7 @@ pub(super) async fn settle_work(run: Arc<Run>, partition: Partition, mut queue: 
                 })
             })
             .collect();
-        let freed: Vec<u16> = batch.iter().map(|ended| ended.slot).collect();
+        let freed: Vec<u16> = batch.iter().filter_map(|ended| ended.slot).collect();
         let mut claimed = Vec::new();
         run.progress.expect("settle");
         while !settlements.is_empty() {

@@ -45,9 +45,12 @@ async fn readyz(State(replica): State<ReplicaHandle>) -> (StatusCode, Json<Value
         Readiness::Joining => (StatusCode::SERVICE_UNAVAILABLE, "joining", Vec::new()),
         Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining", Vec::new()),
         Readiness::Deaf(loops) => (StatusCode::SERVICE_UNAVAILABLE, "deaf", loops),
+        Readiness::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, "exhausted", Vec::new()),
     };
     (
         code,
-        Json(json!({ "status": status, "replica": id, "not_progressing": deaf })),
+        Json(json!({
+            "status": status, "replica": id, "not_progressing": deaf, "detached": replica.detached(),
+        })),
     )
 }

@@ -155,12 +155,20 @@ pub struct QueueDocument {
 pub struct WorkerPoolDocument {
     pub active_workers: u64,
     pub idle_workers: u64,
+    /// Neither active nor idle: a blocking function of an attempt that is over goes on. Left out where there are none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub detached_workers: u64,
     pub max_workers: u64,
     pub utilization_percentage: f64,
     pub tasks_completed: u64,
     pub tasks_failed: u64,
     pub average_duration_seconds: Option<f64>,
     pub throughput_per_minute: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The statistics of all partitions; the same whichever replica is asked.
@@ -191,7 +199,7 @@ impl StatisticsDocument {
     pub fn sum(partitions: &[Statistics]) -> Self {
         let mut sum = Self::default();
         let (mut duration_ms, mut oldest_ms) = (0, None::<i64>);
-        let mut workers: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
+        let mut workers: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
         for partition in partitions {
             let counter = |name: &str| {
                 partition
@@ -234,10 +242,7 @@ impl StatisticsDocument {
                     value.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
                 };
                 // Every partition is told the same of a replica.
-                workers.insert(
-                    replica,
-                    [field("workers"), field("busy"), field("completed"), field("failed")],
-                );
+                workers.insert(replica, [field("workers"), field("detached")]);
             }
         }
         sum.total_count = sum.pending_count
@@ -249,9 +254,10 @@ impl StatisticsDocument {
         sum.average_duration_seconds = average_seconds(duration_ms, sum.completed_count);
         sum.oldest_pending_at = oldest_ms.map(timestamp);
         let pool = &mut sum.worker_pool;
-        pool.max_workers = workers.values().map(|[workers, ..]| workers).sum();
+        pool.max_workers = workers.values().map(|[workers, _]| workers).sum();
+        pool.detached_workers = workers.values().map(|[_, detached]| detached).sum();
         pool.active_workers = sum.running_count.min(pool.max_workers);
-        pool.idle_workers = pool.max_workers - pool.active_workers;
+        pool.idle_workers = (pool.max_workers - pool.active_workers).saturating_sub(pool.detached_workers);
         pool.tasks_completed = sum.completed_count;
         pool.tasks_failed = sum.failed_count + sum.timeout_count;
         pool.average_duration_seconds = sum.average_duration_seconds;

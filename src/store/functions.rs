@@ -269,6 +269,8 @@ pub struct Beat {
     pub busy: u16,
     /// All slots.
     pub workers: u16,
+    /// Busy slots whose attempt is over: a blocking function of it goes on.
+    pub detached: u16,
     /// Tasks that it completed.
     pub completed: u64,
     /// Attempts that it saw fail.
@@ -509,7 +511,8 @@ impl Store {
             .show(beat.workers)
             .show(beat.completed)
             .show(beat.failed)
-            .flag(beat.renew_names);
+            .flag(beat.renew_names)
+            .show(beat.detached);
         for (task, attempt) in &beat.held {
             if task.partition() == partition {
                 args.show(task).show(attempt);

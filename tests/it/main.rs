@@ -10,11 +10,13 @@
 
 mod support;
 
+mod acl;
 mod bench;
 mod bus_api;
 mod circuit;
 mod cli;
 mod command_handler;
+mod detached;
 mod docs;
 mod http;
 mod http_handler;

@@ -6,7 +6,7 @@ KEYS    1 meta    hash    the partition's schema, limits and counters
         2 none    -       never exists
 ARGV    1 replica  2 beat (counts up)  3 since_ms (pending entries idle for at least this long should be known to the
         replica; -1 = do not look)  4 busy slots  5 workers  6 completed  7 failed  8 register names again ('1' or '0')
-        9... task_id, attempt of everything it holds
+        9 detached (busy slots whose attempt is over)  10... task_id, attempt of everything it holds
 Returns { 'ok', gone, lost } | { 'stranger' } (nobody knows the replica: it must join anew) | { 'schema', found }.
         gone: ids that are not the replica's any more; lost: claimed for it by a call whose answer it never got, in
         the form that claim answers. O(held tasks + streams).
@@ -18,7 +18,7 @@ local function beat(keys, args)
   if redis.call('HEXISTS', ctx.prefix .. 'beats', replica) == 0 then return { 'stranger' } end
   redis.call('HSET', ctx.prefix .. 'beats', replica, args[2])
   redis.call('HSET', ctx.prefix .. 'replica:' .. replica, 'seen_ms', string.format('%d', ctx.now), 'busy', args[4],
-    'workers', args[5], 'completed', args[6], 'failed', args[7])
+    'workers', args[5], 'completed', args[6], 'failed', args[7], 'detached', args[9])
   if args[8] == '1' then
     for _, names in ipairs({ redis.call('SMEMBERS', ctx.prefix .. 'can:' .. replica), open_circuits(ctx, replica) }) do
       for _, name in ipairs(names) do redis.call('ZADD', ctx.prefix .. 'handlers', ctx.now, name) end
@@ -26,7 +26,7 @@ local function beat(keys, args)
   end
 
   local ids, held, gone = {}, {}, {}
-  for i = 9, #args, 2 do
+  for i = 10, #args, 2 do
     ids[#ids + 1] = args[i]
     held[args[i]] = tonumber(args[i + 1])
   end

@@ -1,6 +1,6 @@
 //! Other programs that link the library: this same test binary, started again to play a part.
 
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -57,6 +57,14 @@ impl ChildProcess {
         rest.to_owned()
     }
 
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        tokio::time::timeout(PATIENCE, self.child.wait())
+            .await
+            .expect("the child ends")
+            .unwrap()
+    }
+
     /// Ends it as a crash would.
     pub(crate) async fn kill(&mut self) {
         self.child.kill().await.unwrap();
@@ -82,6 +90,8 @@ fn say(what: &str) {
 /// - `enqueue`: puts one task in, says `enqueued <id>`
 /// - `hold`: says `waiting`, takes one task, says `took <id> <attempt>`, and never ends it
 /// - `finish`: says `waiting`, takes one task, completes it, says `completed <id> <attempt>`
+/// - `stubborn`: a replica with a handler that never returns; says `detached` once its attempt has timed out, stops, says
+///   `left <how many go on>`, and ends
 /// - `subscribe`: says `event <id>` for each of five events under the name `auditor`, and then stands still
 #[tokio::test]
 async fn child_process_entry() {
@@ -106,6 +116,7 @@ async fn child_process_entry() {
             queue.complete_task(task.task_id, &"done").await.unwrap();
             say(&format!("completed {} {}", task.task_id, task.attempt));
         }
+        "stubborn" => crate::detached::play_stubborn(&url, say).await,
         "subscribe" => {
             let bus = EventBus::new(Endpoint::new(&url)).unwrap();
             let pattern = "orchestration.task.*".parse().unwrap();

@@ -24,7 +24,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn new(redis_url: &str) -> Self {
+    pub(crate) fn new(redis_url: &str) -> Self {
         Self {
             redis_url: redis_url.to_owned(),
             workers: 10,
