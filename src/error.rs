@@ -11,6 +11,9 @@ pub enum Error {
     /// There is no such task (any more).
     #[error("there is no task `{0}`")]
     TaskNotFound(String),
+    /// There is no such dead letter (any more).
+    #[error("there is no dead letter `{0}`")]
+    DeadLetterNotFound(String),
     /// The queue holds as many unfinished tasks as it may; try again when some have ended.
     #[error("the queue is at capacity: {max_size} of {max_size} tasks are unfinished")]
     TaskQueueFull {
@@ -48,6 +51,7 @@ impl Error {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::TaskNotFound(_) => "TaskNotFound",
+            Self::DeadLetterNotFound(_) => "DeadLetterNotFound",
             Self::TaskQueueFull { .. } => "TaskQueueFull",
             Self::UnknownTask(_) => "UnknownTask",
             Self::InvalidField(_) => "InvalidField",
@@ -64,6 +68,7 @@ impl Error {
         match self {
             Self::TaskQueueFull { .. } | Self::RedisUnavailable(_) => true,
             Self::TaskNotFound(_)
+            | Self::DeadLetterNotFound(_)
             | Self::UnknownTask(_)
             | Self::InvalidField(_)
             | Self::InvalidTransition(_)

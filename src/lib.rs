@@ -34,7 +34,7 @@
 //! # For programs
 //!
 //! [`TaskQueue`] puts tasks in and takes them out; [`EventBus`] publishes triggers and follows the log; [`Handlers`]
-//! holds the functions that a replica of one's own runs.
+//! holds the functions that a replica of one's own runs; [`DeadLetters`] lists what failed for good and brings it back.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -48,6 +48,7 @@ pub mod runtime;
 pub mod service;
 pub mod store;
 
+pub use domain::dead_letter::{DeadLetterId, DeadLetterKind};
 pub use domain::event::{Event, Pattern};
 pub use domain::id::TaskId;
 pub use domain::priority::Priority;
@@ -55,7 +56,11 @@ pub use domain::retry::{RetryPolicy, RetryStrategy};
 pub use domain::state::TaskState;
 pub use error::Error;
 pub use runtime::bus::{EventBus, NewEvent, Subscription};
+pub use runtime::dead_letters::{DeadLetterPage, DeadLetters, Requeued, Sweep};
 pub use runtime::handler::{Handler, Handlers, TaskContext, TaskError};
 pub use runtime::queue::{Task, TaskQueue, TaskQueueOptions};
 pub use runtime::replica::{Replica, ReplicaHandle, ReplicaOptions};
+pub use store::dead_letters::Operator;
+pub use store::letter::DeadLetterDocument;
+pub use store::letter_listing::DeadLetterQuery;
 pub use store::{Endpoint, Store, StoreError};

@@ -6,12 +6,14 @@
 
 pub mod digest;
 pub mod id;
+pub mod netstring;
 pub mod priority;
 pub mod state;
 
 pub mod retry;
 pub mod rfc3339;
 
+pub mod dead_letter;
 pub mod rejection;
 
 pub mod envelope;

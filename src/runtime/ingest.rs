@@ -21,10 +21,11 @@ use super::work::IDLE_WAIT;
 use crate::domain::digest::sha256_hex;
 use crate::domain::envelope::{Envelope, Refused};
 use crate::domain::id::{Partition, TaskId};
+use crate::domain::netstring::netstrings;
 use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::trigger::{Inbound, Start, TaskCancel, interpret};
 use crate::store::StoreError;
-use crate::store::functions::{Asker, Cancelled, Created, Refusal};
+use crate::store::functions::{Asker, Cancelled, Created, Cut, Refusal};
 use crate::store::inbound::Entry;
 use crate::store::record::NewTask;
 
@@ -496,6 +497,7 @@ impl Acting {
         let fields = entry.borrowed();
         let mut rejection = Cow::Borrowed(&refused.rejection);
         let original = netstrings(&fields);
+        let mut cut = None;
         let original = if original.len() > ORIGINAL_BYTES_MAX {
             let digest = sha256_hex(&original);
             let message = format!(
@@ -506,6 +508,10 @@ impl Acting {
                 .to_mut()
                 .problems
                 .push(crate::domain::rejection::Problem { field: None, message });
+            cut = Some(Cut {
+                bytes: original.len(),
+                sha256: digest,
+            });
             original[..ORIGINAL_BYTES_CUT].to_vec()
         } else {
             original
@@ -527,6 +533,7 @@ impl Acting {
             errors: rejection.errors_json(),
             members,
             original,
+            cut,
         };
         (entry.id.clone(), refusal)
     }
@@ -558,6 +565,7 @@ impl Acting {
             errors: rejection.errors_json(),
             members,
             original: netstrings(&entry.borrowed()),
+            cut: None,
         };
         (entry.id, refusal)
     }
@@ -591,6 +599,7 @@ fn refused_cancel(waiting: &Waiting, reason: Reason, message: &str) -> (String, 
             waiting.command.task_id
         ),
         original: waiting.original.clone(),
+        cut: None,
     };
     (waiting.entry_id.clone(), refusal)
 }
@@ -603,18 +612,6 @@ fn within(entries: &[Entry], bytes: usize) -> usize {
         sum <= bytes
     });
     fitting.count().max(1)
-}
-
-/// Fields and values in turn as netstrings, <https://cr.yp.to/proto/netstrings.txt>: byte for byte what came.
-fn netstrings(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for part in fields.iter().flat_map(|(name, value)| [name, value]) {
-        bytes.extend_from_slice(part.len().to_string().as_bytes());
-        bytes.push(b':');
-        bytes.extend_from_slice(part);
-        bytes.push(b',');
-    }
-    bytes
 }
 
 /// Whether calling again can help; the loops end the run when it can not.

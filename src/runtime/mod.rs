@@ -10,6 +10,7 @@
 pub mod backoff;
 pub mod builtin;
 pub mod bus;
+pub mod dead_letters;
 pub mod defaults;
 pub mod handler;
 pub mod holdings;

@@ -29,7 +29,7 @@ const SHARED: [&str; 14] = [
 ];
 
 /// The functions, each part with its own.
-const FUNCTIONS: [&str; 16] = [
+const FUNCTIONS: [&str; 18] = [
     include_str!("lua/join.lua"),
     include_str!("lua/create.lua"),
     include_str!("lua/stage.lua"),
@@ -46,6 +46,8 @@ const FUNCTIONS: [&str; 16] = [
     include_str!("lua/acknowledge.lua"),
     include_str!("lua/statistics.lua"),
     include_str!("lua/limits.lua"),
+    include_str!("lua/requeue.lua"),
+    include_str!("lua/discard.lua"),
 ];
 
 /// The library as Redis loads it.
@@ -107,6 +109,10 @@ pub enum Function {
     Statistics,
     /// Changes a limit at run time.
     Limits,
+    /// Gives tasks out of the dead letters a new life.
+    Requeue,
+    /// Removes dead letters.
+    Discard,
 }
 
 impl Function {
@@ -131,6 +137,8 @@ impl Function {
             Self::Forget => "forget",
             Self::Statistics => "statistics",
             Self::Limits => "limits",
+            Self::Requeue => "requeue",
+            Self::Discard => "discard",
         }
     }
 

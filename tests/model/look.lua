@@ -8,6 +8,11 @@ local prefix, raws, lines = ARGV[1], {}, {}
 for i = 2, #ARGV do raws[#raws + 1] = redis.call('GET', prefix .. 't:' .. ARGV[i]) end
 local function line(words) lines[#lines + 1] = table.concat(words, ' ') end
 
+for i = 2, #ARGV do
+  local life = redis.call('HGET', prefix .. 'x:' .. ARGV[i], 'life')
+  if life then line({ 'life', ARGV[i], life }) end
+end
+
 local timers = redis.call('ZRANGE', prefix .. 'timers', 0, -1, 'WITHSCORES')
 local due = { 'timers' }
 for i = 1, #timers, 2 do due[#due + 1] = timers[i] .. '=' .. timers[i + 1] end

@@ -1,9 +1,9 @@
 --[[
 operator: says on the log what an operator did, in the same call as the change.
 
-An operator is whoever calls a function by hand: a command line, a program, or a replica on behalf of an HTTP caller. Its
-id is the subject and its events are numbered like a replica's own, in the same counter. One that never joined leaves
-nothing else behind, so its counter goes some time after its last action.
+An operator is whoever calls a function by hand: a command line, a program, an HTTP caller. Its id is the subject, and its
+events are numbered in a counter of that id. An id is drawn for each command or request and never is a replica's, whose
+counter goes when it leaves; this one goes some time after the last action.
 ]]
 local emit_operator
 do
