@@ -24,6 +24,8 @@ use crate::store::{Endpoint, Store, StoreError};
 
 /// How many dead letters one call handles: each may hold a mebibyte, and no call may keep Redis for long.
 pub const BATCH: usize = 32;
+/// How many a sweep looks for at once.
+const SWEEP: usize = 1000;
 
 impl Operator {
     /// Somebody with an id of their own, drawn anew. One for each command or request.
@@ -319,6 +321,7 @@ impl DeadLetters {
                 ..query.clone()
             },
             cursor: None,
+            found: Vec::new(),
             is_over: false,
         })
     }
@@ -359,6 +362,8 @@ pub struct Sweep {
     store: Store,
     query: DeadLetterQuery,
     cursor: Option<Cursor>,
+    /// What was found and not handed out yet, the next one last.
+    found: Vec<DeadLetterId>,
     is_over: bool,
 }
 
@@ -369,10 +374,10 @@ impl Sweep {
     ///
     /// [`Error::RedisUnavailable`]; calling again is safe.
     pub async fn next(&mut self, count: usize) -> Result<Option<Vec<DeadLetterId>>, Error> {
-        while !self.is_over {
+        while self.found.is_empty() && !self.is_over {
             let page = self
                 .store
-                .list_dead_letter_ids(&self.query, count.max(1), self.cursor.clone())
+                .list_dead_letter_ids(&self.query, SWEEP, self.cursor.clone())
                 .await;
             let page = match page {
                 Ok(page) => page,
@@ -381,11 +386,12 @@ impl Sweep {
             };
             self.is_over = page.next.is_none();
             self.cursor = page.next;
-            if !page.ids.is_empty() {
-                return Ok(Some(page.ids));
-            }
+            self.found = page.ids;
+            self.found.reverse();
         }
-        Ok(None)
+        let rest = self.found.len().saturating_sub(count.max(1));
+        let ids: Vec<DeadLetterId> = self.found.drain(rest..).rev().collect();
+        Ok((!ids.is_empty()).then_some(ids))
     }
 }
 
