@@ -13,6 +13,8 @@ mod support;
 mod bench;
 mod bus_api;
 mod cli;
+mod dead_letters;
+mod dlq;
 mod docs;
 mod http;
 mod ingest;
