@@ -557,7 +557,7 @@ fn print(context: &Context, change: Change, report: &Report) -> Result<(), Failu
     for item in report.items.iter().take(SHOWN) {
         output::line(&output::plain(&match item {
             Item::Requeued(requeued) => match (&requeued.task_id, requeued.life) {
-                (Some(task), Some(life)) => format!("{}  task {task} is PENDING, life {life}", requeued.dead_letter_id),
+                (Some(task), Some(life)) => format!("{}  life {life} of task {task}", requeued.dead_letter_id),
                 _ => format!("{}  its trigger is back on the stream", requeued.dead_letter_id),
             },
             Item::Named { dead_letter_id } => dead_letter_id.clone(),

@@ -24,6 +24,8 @@ use crate::store::{Endpoint, Store, StoreError};
 
 /// How many dead letters one call handles: each may hold a mebibyte, and no call may keep Redis for long.
 pub const BATCH: usize = 32;
+/// How many bytes of changed records one call takes.
+const CALL_BYTES: usize = 1 << 20;
 /// How many a sweep looks for at once.
 const SWEEP: usize = 1000;
 
@@ -204,15 +206,24 @@ impl DeadLetters {
             });
         }
         let partition = self.partition(ids[0]);
-        let words = match self.store.requeue(partition, operator, &requeues).await {
-            Err(StoreError::NotJoined) => vec![RequeuedTask::Missing; ids.len()],
-            words => words?,
-        };
-        Ok(ids
-            .iter()
-            .zip(words)
-            .map(|(id, word)| requeued_task(*id, word))
-            .collect())
+        let mut outcomes = Vec::with_capacity(ids.len());
+        while outcomes.len() < ids.len() {
+            let rest = &requeues[outcomes.len()..];
+            let words = match self
+                .store
+                .requeue(partition, operator, &rest[..within(rest, CALL_BYTES)])
+                .await
+            {
+                Err(StoreError::NotJoined) => vec![RequeuedTask::Missing; rest.len()],
+                words => words?,
+            };
+            if words.is_empty() {
+                return Err(Error::Store(StoreError::Protocol("requeue")));
+            }
+            let done = rest.iter().zip(words);
+            outcomes.extend(done.map(|(requeue, word)| requeued_task(requeue.letter, word)));
+        }
+        Ok(outcomes)
     }
 
     /// Puts a trigger back on its stream and then takes its letter away. Should this end in between, the letter stays, and
@@ -441,6 +452,16 @@ impl Pace {
         self.done += count as u64;
         due
     }
+}
+
+/// How many from the first on have at most so many bytes together; at least one.
+fn within(requeues: &[Requeue], bytes: usize) -> usize {
+    let mut sum = 0;
+    let fitting = requeues.iter().take_while(|requeue| {
+        sum += requeue.body.as_ref().map_or(0, String::len);
+        sum <= bytes
+    });
+    fitting.count().max(1)
 }
 
 fn not_found(id: &str) -> Error {

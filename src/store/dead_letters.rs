@@ -82,7 +82,8 @@ pub enum Removal {
 }
 
 impl Store {
-    /// Gives tasks out of the dead letters a new life; all must be of one partition. No limit refuses them.
+    /// Gives tasks out of the dead letters a new life; all must be of one partition. No limit refuses them. Where they are
+    /// large, there are fewer answers than tasks: the rest is for another call.
     ///
     /// # Errors
     ///

@@ -8,8 +8,8 @@ use waooaw_orchestration::domain::rejection::Reason;
 use waooaw_orchestration::runtime::request::new_actor;
 use waooaw_orchestration::store::functions::Refusal;
 use waooaw_orchestration::{
-    DeadLetterDocument, DeadLetterKind, DeadLetterQuery, DeadLetters, Endpoint, Error, Operator, RetryPolicy, Store,
-    Task, TaskId, TaskQueue, TaskQueueOptions,
+    DeadLetterDocument, DeadLetterId, DeadLetterKind, DeadLetterQuery, DeadLetters, Endpoint, Error, Operator,
+    RetryPolicy, Store, Task, TaskId, TaskQueue, TaskQueueOptions,
 };
 
 use crate::support::history::check_all_ended;
@@ -700,4 +700,58 @@ async fn letters_of_all_partitions_are_found() {
     let elsewhere = format!("{}.1", TaskId::derive("s", "e", None, None, 4096));
     let unknown = dead.get(&elsewhere).await;
     assert!(matches!(unknown, Err(Error::DeadLetterNotFound(_))), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn large_tasks_are_requeued_in_calls_that_stay_short() {
+    let redis = TestRedis::start().await;
+    let replica = redis.replica().start().await;
+    let mut log = redis.log().await;
+    let kwargs = json!({ "permanent": true });
+    let payload = json!({ "task_name": "fail", "kwargs": kwargs, "metadata": { "big": "x".repeat(700_000) } });
+    let names = ["a", "b", "c", "d", "e"];
+    for name in names {
+        redis.trigger(name, &payload).await;
+    }
+    log.until_count("task.dead_lettered", names.len()).await;
+    let dead = letters(&redis);
+    let page = dead.list(&DeadLetterQuery::default(), 100, None).await.unwrap();
+    let ids: Vec<DeadLetterId> = page
+        .items
+        .iter()
+        .map(|one| one.dead_letter_id.parse().unwrap())
+        .collect();
+    assert_eq!(ids.len(), names.len());
+    let calls = async || {
+        let info: String = redis.ask(&["INFO", "commandstats"]).await;
+        let fcall = info
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_fcall:calls="))
+            .unwrap();
+        fcall.split(',').next().unwrap().parse::<usize>().unwrap()
+    };
+    // Nobody else calls meanwhile.
+    drop(replica);
+    let before = calls().await;
+
+    for outcome in dead.requeue_many(&operator(), &ids, None).await.unwrap() {
+        assert_eq!(outcome.unwrap().life, Some(2));
+    }
+
+    assert_eq!(calls().await - before, 3);
+    let _replica = redis.replica().start().await;
+    log.until_count("task.dead_lettered", 2 * names.len()).await;
+    let ids: Vec<DeadLetterId> = all(&redis, &DeadLetterQuery::default(), 100)
+        .await
+        .iter()
+        .map(|one| one.dead_letter_id.parse().unwrap())
+        .collect();
+    for outcome in dead
+        .requeue_many(&operator(), &ids, Some(RetryPolicy::QUICK))
+        .await
+        .unwrap()
+    {
+        assert_eq!(outcome.unwrap().life, Some(3));
+    }
+    check_all_ended(&redis).await;
 }

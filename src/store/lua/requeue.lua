@@ -9,10 +9,13 @@ ARGV    1 replica  2 actor (JSON)  3 reason (JSON)
         then three for each: dead letter (`<task>.<attempt>`), body ('' to leave the task as it is), max_retries (or '')
 Returns { 'ok', { { word, detail }, ... } } in order: ok with the life that begins, duplicate with the life that an earlier
         call began from this dead letter, illegal with the letter of the state that the task is in instead, saga (only
-        resuming its saga may), inputs (it was forgotten, and with it the results that it needs), other with the kind of a dead letter that holds no task, missing; or { 'schema', found }.
-        O(dead letters).
+        resuming its saga may), inputs (it was forgotten, and with it the results that it needs), other with the kind of a
+        dead letter that holds no task, missing; or { 'schema', found }. Where records are large the last ones may be left
+        for another call: they have no answer. O(dead letters).
 ]]
 local REQUEUE_ARGS = 3
+-- A call ends early when it has moved so many bytes.
+local REQUEUE_BYTES = 1048576
 
 -- The record of a dead letter's task as it was when it was buried, with what is kept beside it.
 local function unearth(ctx, id, key, header, body, life)
@@ -59,6 +62,7 @@ local function requeue_one(ctx, letter, body, max_retries, actor, reason)
     h[BODY] = #body
   end
   if max_retries ~= '' then h[MAX_RETRIES] = tonumber(max_retries) end
+  ctx.moved = ctx.moved + #raw
   local cause = emit_operator(ctx, 'requeue', '"' .. letter .. '"', actor, reason, correlation)
   return { 'ok', revive(ctx, id, raw, h, cause, actor) }
 end
@@ -67,8 +71,10 @@ local function requeue(keys, args)
   local ctx, refusal = open(keys, args[1])
   if not ctx then return refusal end
   local answers = {}
+  ctx.moved = 0
   for at = 4, #args - REQUEUE_ARGS + 1, REQUEUE_ARGS do
     answers[#answers + 1] = requeue_one(ctx, args[at], args[at + 1], args[at + 2], args[2], args[3])
+    if ctx.moved >= REQUEUE_BYTES then break end
   end
   close(ctx)
   return { 'ok', answers }
