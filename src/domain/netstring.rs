@@ -62,7 +62,8 @@ mod tests {
             let parts: Vec<&[u8]> = borrowed.iter().flat_map(|(name, value)| [*name, *value]).collect();
 
             prop_assert_eq!(read_netstrings(&bytes), (parts, true));
-            let _ = read_netstrings(&bytes[usize::from(cut).min(bytes.len())..]);
+            let (rest, _) = read_netstrings(&bytes[usize::from(cut).min(bytes.len())..]);
+            prop_assert!(rest.len() <= bytes.len());
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::domain::retry::RetryPolicy;
 use crate::error::Error;
 use crate::store::cursor::Cursor;
 use crate::store::dead_letters::{Operator, Removal, Removed, Requeue, RequeuedTask};
-use crate::store::letter::DeadLetterDocument;
+use crate::store::letter::{DeadLetterDocument, Letter};
 use crate::store::letter_listing::DeadLetterQuery;
 use crate::store::listing::ListError;
 use crate::store::{Endpoint, Store, StoreError};
@@ -125,7 +125,7 @@ impl DeadLetters {
             Err(ListError::Store(error)) => return Err(error.into()),
         };
         Ok(DeadLetterPage {
-            items: page.letters.iter().map(|letter| letter.document()).collect(),
+            items: page.letters.iter().map(Letter::document).collect(),
             next_cursor: page.next.map(|next| next.to_string()),
         })
     }
@@ -430,6 +430,7 @@ impl Pace {
     pub fn portion(&self) -> usize {
         #[allow(
             clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
             clippy::cast_sign_loss,
             reason = "clamped to what one call handles"
         )]

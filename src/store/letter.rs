@@ -15,6 +15,9 @@ use crate::domain::envelope::Envelope;
 use crate::domain::netstring::read_netstrings;
 use crate::domain::retry::RetryPolicy;
 
+/// An id that no entry has: an event that answers to it has none of its own.
+const NO_ENTRY: &str = "0-0";
+
 /// A dead letter as it is kept.
 #[derive(Debug, Clone)]
 pub struct Letter {
@@ -150,7 +153,7 @@ impl Letter {
         }
         let parts = self.parts();
         let fields = pairs(&parts);
-        let envelope = Envelope::decode("0-0", &fields).ok()?;
+        let envelope = Envelope::decode(NO_ENTRY, &fields).ok()?;
         let named: Named = serde_json::from_str(&envelope.payload).ok()?;
         Some(named.task_name)
     }
@@ -207,8 +210,7 @@ impl Letter {
             .iter()
             .map(|(name, value)| (name.to_vec(), value.to_vec()))
             .collect();
-        const NOBODY: &str = "0-0";
-        let has_no_id = Envelope::decode(NOBODY, &borrowed).is_ok_and(|envelope| envelope.event_id == NOBODY);
+        let has_no_id = Envelope::decode(NO_ENTRY, &borrowed).is_ok_and(|envelope| envelope.event_id == NO_ENTRY);
         if has_no_id {
             // One that is empty counts as none.
             fields.retain(|(name, _)| name != b"event_id");
@@ -445,7 +447,7 @@ mod tests {
             original,
             json!({
                 "a": { "base64": "/w==" }, "b": ["1", "2", "3"], "a\u{fffd}": "",
-                "_cut": { "bytes": 2_000_000, "sha256": "00ff", "kept_bytes": 35 },
+                "_cut": { "bytes": 2_000_000, "sha256": "00ff", "kept_bytes": 40 },
             })
         );
         let problem = letter.entry_fields().unwrap_err().to_string();

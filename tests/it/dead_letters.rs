@@ -4,9 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use waooaw_orchestration::domain::id::Name;
 use waooaw_orchestration::domain::rejection::Reason;
-use waooaw_orchestration::runtime::request::new_actor;
-use waooaw_orchestration::store::functions::Refusal;
+use waooaw_orchestration::runtime::defaults::{Defaults, Origin};
+use waooaw_orchestration::runtime::request::{new_actor, read_trigger};
+use waooaw_orchestration::store::functions::{Appetite, Asker, Refusal};
+use waooaw_orchestration::store::groups::{GroupKind, Member, NewGroup, Staged};
+use waooaw_orchestration::store::record::Flags;
 use waooaw_orchestration::{
     DeadLetterDocument, DeadLetterId, DeadLetterKind, DeadLetterQuery, DeadLetters, Endpoint, Error, Operator,
     RetryPolicy, Store, Task, TaskId, TaskQueue, TaskQueueOptions,
@@ -753,5 +757,75 @@ async fn large_tasks_are_requeued_in_calls_that_stay_short() {
     {
         assert_eq!(outcome.unwrap().life, Some(3));
     }
+    check_all_ended(&redis).await;
+}
+
+/// A task of the workflow `w`.
+fn member(name: &str, kwargs: &Value, flags: u8, depends_on: Vec<(TaskId, Name)>) -> Member {
+    let payload = json!({ "task_name": name, "kwargs": kwargs, "workflow_id": "w", "max_retries": 0 });
+    let trigger = read_trigger("tester", "start", &payload.to_string()).unwrap();
+    let origin = Origin {
+        source_agent: if depends_on.is_empty() { "first" } else { "second" },
+        event_id: "start",
+        correlation_id: None,
+        trace: None,
+    };
+    let task = Defaults::default().task(trigger, &origin, 1);
+    let flags = flags | Flags::IN_GROUP | Flags::WAITS_ANYWAY;
+    Member {
+        task,
+        flags,
+        depends_on,
+    }
+}
+
+#[tokio::test]
+async fn a_workflow_goes_on_when_what_it_waited_for_is_requeued() {
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().start().await;
+    let mut log = redis.log().await;
+    let first = member("flaky", &json!({ "fail_times": 1 }), Flags::HAS_DEPENDENTS, Vec::new());
+    let flaky = first.task.id;
+    let input = vec![(flaky, "flaky".parse().unwrap())];
+    let second = member("noop", &json!({}), Flags::HAS_DEPENDENCIES, input);
+    let noop = second.task.id;
+    let group = NewGroup {
+        id: "w".parse().unwrap(),
+        kind: GroupKind::Workflow,
+        identity: TaskId::derive("tester", "start", None, None, 1),
+        name: None,
+        policy: "wait",
+        priority: None,
+        correlation_id: "start".to_owned(),
+        event_id: "start".to_owned(),
+        trace: None,
+        members: vec![first, second],
+        steps: Vec::new(),
+        more_names: Vec::new(),
+    };
+    let staged = redis
+        .store()
+        .stage(new_actor(), Asker::Caller, &Appetite::none(), &group)
+        .await
+        .unwrap()
+        .0;
+    assert_eq!(staged, Staged::Ok);
+    let buried = log.until_task(flaky, "task.dead_lettered").await;
+    // The other waits until somebody decides.
+    assert_eq!(log.life(noop), ["created"]);
+
+    letters(&redis)
+        .requeue(&operator(), buried.text("dead_letter_id"), None)
+        .await
+        .unwrap();
+    log.until_count("workflow.completed", 1).await;
+
+    assert_eq!(log.life(noop).join(" "), "created started completed");
+    let ended = log.all("workflow.completed")[0];
+    assert_eq!(ended.payload["counts"]["COMPLETED"], 2);
+    assert_eq!(
+        (&ended.payload["counts"]["FAILED"], &ended.payload["root_cause_task_id"]),
+        (&json!(0), &Value::Null)
+    );
     check_all_ended(&redis).await;
 }
