@@ -18,6 +18,9 @@ pub enum Error {
     /// There is no such saga (any more).
     #[error("there is no saga `{0}`")]
     SagaNotFound(String),
+    /// There is no such dead letter (any more).
+    #[error("there is no dead letter `{0}`")]
+    DeadLetterNotFound(String),
     /// The queue holds as many unfinished tasks as it may; try again when some have ended.
     #[error("the queue is at capacity: {max_size} of {max_size} tasks are unfinished")]
     TaskQueueFull {
@@ -66,6 +69,7 @@ impl Error {
             Self::TaskNotFound(_) => "TaskNotFound",
             Self::WorkflowNotFound(_) => "WorkflowNotFound",
             Self::SagaNotFound(_) => "SagaNotFound",
+            Self::DeadLetterNotFound(_) => "DeadLetterNotFound",
             Self::TaskQueueFull { .. } => "TaskQueueFull",
             Self::UnknownTask(_) => "UnknownTask",
             Self::InvalidField(_) => "InvalidField",
@@ -85,6 +89,7 @@ impl Error {
             Self::TaskNotFound(_)
             | Self::WorkflowNotFound(_)
             | Self::SagaNotFound(_)
+            | Self::DeadLetterNotFound(_)
             | Self::UnknownTask(_)
             | Self::InvalidField(_)
             | Self::InvalidTransition(_)

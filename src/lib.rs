@@ -35,7 +35,7 @@
 //!
 //! [`TaskQueue`] puts tasks in and takes them out; [`EventBus`] publishes triggers and follows the log; [`Handlers`]
 //! holds the functions that a replica of one's own runs. [`RetryPolicy::execute_with_retry`] tries any operation again by
-//! the same policies.
+//! the same policies. [`DeadLetters`] lists what failed for good and brings it back.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -49,6 +49,7 @@ pub mod runtime;
 pub mod service;
 pub mod store;
 
+pub use domain::dead_letter::{DeadLetterId, DeadLetterKind};
 pub use domain::event::{Event, Pattern};
 pub use domain::id::TaskId;
 pub use domain::priority::Priority;
@@ -56,9 +57,13 @@ pub use domain::retry::{RetryPolicy, RetryStrategy};
 pub use domain::state::TaskState;
 pub use error::Error;
 pub use runtime::bus::{EventBus, NewEvent, Subscription};
+pub use runtime::dead_letters::{DeadLetterPage, DeadLetters, Requeued, Sweep};
 pub use runtime::handler::{Handler, Handlers, TaskContext, TaskError};
 pub use runtime::queue::{Task, TaskQueue, TaskQueueOptions};
 pub use runtime::replica::{Replica, ReplicaHandle, ReplicaOptions};
-pub use store::upkeep::Retention;
 pub use runtime::retrying::RetryContext;
+pub use store::dead_letters::Operator;
+pub use store::letter::DeadLetterDocument;
+pub use store::letter_listing::DeadLetterQuery;
+pub use store::upkeep::Retention;
 pub use store::{Endpoint, Store, StoreError};

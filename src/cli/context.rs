@@ -92,6 +92,15 @@ impl Context {
         Ok(loaded.config)
     }
 
+    /// Who types: the user's name where the environment has it.
+    pub(crate) fn user(&self) -> String {
+        let names = ["USER", "LOGNAME"].into_iter();
+        let mut known = names
+            .filter_map(|name| self.environment.get(name))
+            .filter(|name| !name.is_empty());
+        known.next().map_or("cli".to_owned(), Clone::clone)
+    }
+
     /// Where Redis is.
     pub(crate) fn endpoint(&self) -> Result<Endpoint, Failure> {
         Ok(wiring::endpoint(&self.load(Vec::new())?.config)?)

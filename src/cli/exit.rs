@@ -159,9 +159,10 @@ impl From<Error> for Failure {
                 text,
                 ..Self::from(source)
             },
-            Error::TaskNotFound(_) | Error::WorkflowNotFound(_) | Error::SagaNotFound(_) => {
-                Self::new(NOT_FOUND, name, &text)
-            }
+            Error::TaskNotFound(_)
+            | Error::WorkflowNotFound(_)
+            | Error::SagaNotFound(_)
+            | Error::DeadLetterNotFound(_) => Self::new(NOT_FOUND, name, &text),
             Error::InvalidField(rejection) => Self::new(USAGE, name, &text).with_errors(&rejection.problems),
             Error::UnknownTask(_) => Self::new(USAGE, name, &text),
             Error::TaskQueueFull { .. }

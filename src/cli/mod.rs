@@ -8,9 +8,11 @@
 mod bench;
 mod completions;
 mod config;
+mod confirm;
 mod context;
 mod demo;
 mod dev;
+mod dlq;
 mod events;
 mod exit;
 mod fleet;
@@ -96,6 +98,9 @@ enum Command {
     /// Look at tasks, wait for them, cancel them
     #[command(subcommand)]
     Task(task::TaskCommand),
+    /// Look at what failed for good or was rejected, and bring it back
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Count tasks, queues and workers
     #[command(after_help = stats::EXAMPLES)]
     Stats,
@@ -169,6 +174,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Demo => demo::run(&context).await,
             Command::Trigger(args) => trigger::run(&context, args).await,
             Command::Task(command) => task::run(&context, command).await,
+            Command::Dlq(command) => dlq::run(&context, command).await,
             Command::Stats => stats::run(&context).await,
             Command::Events(command) => events::run(&context, command).await,
             Command::Health(args) => health::run(&context, &args).await,

@@ -78,6 +78,18 @@ pub(super) fn spinner(message: String) -> Option<ProgressBar> {
     Some(spinner)
 }
 
+/// Shows on a terminal how far something is; nothing elsewhere.
+pub(super) fn bar(what: &'static str, total: u64) -> Option<ProgressBar> {
+    if !is_lively() {
+        return None;
+    }
+    let bar = ProgressBar::new(total).with_message(what);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos} of {len}  {eta}") {
+        bar.set_style(style);
+    }
+    Some(bar)
+}
+
 /// Writes rows under headings.
 pub(super) fn table(headings: &[&str], rows: Vec<Vec<String>>) -> Result<(), Failure> {
     let mut table = Table::new();

@@ -102,13 +102,20 @@ impl TriggerArgs {
                 add(field, number.get());
             }
         }
-        match self.retry.as_deref().map(str::trim) {
-            Some(policy) if policy.starts_with('{') => add("retry", verbatim("retry", policy)?),
-            Some(preset) => add("retry", &quoted(preset)),
-            None => {}
+        if let Some(policy) = &self.retry {
+            add("retry", &policy_json(policy)?);
         }
         Ok(format!("{{{}}}", members.join(",")))
     }
+}
+
+/// A policy as JSON: an object as it stands, or the name of a preset.
+pub(super) fn policy_json(text: &str) -> Result<String, Error> {
+    let text = text.trim();
+    if text.starts_with('{') {
+        return verbatim("retry", text).map(str::to_owned);
+    }
+    Ok(quoted(text))
 }
 
 fn quoted(text: &str) -> String {

@@ -1,7 +1,8 @@
 //! Reads a whole log in order and names everything in it that can not be.
 //!
 //! Each subject's events are numbered from 1 without a gap; a task's events, folded over the table of states, must be
-//! legal moves from one `created` to exactly one end a life. Pure: events go in, violations come out.
+//! legal moves from one `created` to exactly one end a life. A requeue begins the next life of the same task, out of the
+//! dead letter of the one before; retries are counted anew in each. Pure: events go in, violations come out.
 //!
 //! Knows nothing of the stored state and of triggers: whether those agree with the log is asked elsewhere.
 
@@ -47,6 +48,30 @@ pub enum Flaw {
         before: u64,
         /// The attempt that is said to start.
         found: u64,
+    },
+    /// The number of retries that an event tells is not how many there were in this life.
+    #[error("{found} retries are told, {counted} were made in this life")]
+    RetriesMiscounted {
+        /// How many there were since the life began.
+        counted: u64,
+        /// How many the event tells.
+        found: u64,
+    },
+    /// A life that is not the next one.
+    #[error("life {found} begins after life {before}")]
+    LifeNotNext {
+        /// The life before.
+        before: u64,
+        /// The life that is said to begin.
+        found: u64,
+    },
+    /// A life begins out of another dead letter than that of the life before.
+    #[error("requeued out of the dead letter `{found}`, but lay in `{expected}`")]
+    OtherDeadLetter {
+        /// The dead letter of the life before.
+        expected: String,
+        /// The one that is named.
+        found: String,
     },
     /// The chain changes within one task.
     #[error("the correlation id changes from `{before}` to `{found}`")]
@@ -117,13 +142,22 @@ struct Task {
     state: TaskState,
     attempt: u64,
     correlation_id: String,
-    is_buried: bool,
+    /// The dead letter that it lies in.
+    buried_as: Option<String>,
+    life: u64,
+    /// Attempts and retries of this life; an attempt that was handed back counts as none.
+    attempts: u64,
+    retries: u64,
 }
 
 /// What of a task's payload counts here.
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, Default)]
 struct Counted {
+    #[serde(default)]
     attempt: u64,
+    retry_count: Option<u64>,
+    life: Option<u64>,
+    dead_letter_id: Option<String>,
 }
 
 /// Reads a whole log of a system that is at rest.
@@ -165,6 +199,13 @@ impl History {
         }));
     }
 
+    /// How many attempts of a task's present life count against its retries: all that began but those that were handed
+    /// back. At most one more than it may be retried, which is known elsewhere. `None` for what is no task.
+    #[must_use]
+    pub fn attempts_used(&self, subject: &str) -> Option<u64> {
+        self.subjects.get(subject)?.task.as_ref().map(|task| task.attempts)
+    }
+
     /// The log is over and the system at rest: what did not end is a violation.
     #[must_use]
     pub fn close(mut self) -> Verdict {
@@ -176,7 +217,7 @@ impl History {
             let must_be_buried = matches!(task.state, TaskState::Failed | TaskState::Timeout);
             let flaw = if !task.state.is_terminal() {
                 Flaw::Unfinished(task.state)
-            } else if must_be_buried && !task.is_buried {
+            } else if must_be_buried && task.buried_as.is_none() {
                 Flaw::NotBuried(task.state)
             } else {
                 continue;
@@ -217,7 +258,7 @@ impl Subject {
             EventType::TaskRequeued => TaskMove::Requeue,
             EventType::TaskDeadLettered => {
                 match &mut self.task {
-                    Some(task) => task.bury(flaws),
+                    Some(task) => task.bury(event, flaws),
                     None => flaws.push(Flaw::NotCreated(kind)),
                 }
                 return;
@@ -242,9 +283,12 @@ impl Task {
     fn new(state: TaskState, event: &Event) -> Self {
         Self {
             state,
-            attempt: attempt_of(event).unwrap_or(0),
+            attempt: Counted::of(event).attempt,
             correlation_id: event.correlation_id.clone(),
-            is_buried: false,
+            buried_as: None,
+            life: 1,
+            attempts: 0,
+            retries: 0,
         }
     }
 
@@ -264,33 +308,60 @@ impl Task {
             // Believed all the same, or one flaw would show as many.
             claimed_state(step)
         });
-        if step == TaskMove::Requeue {
-            self.is_buried = false;
-        }
-        if step == TaskMove::Claim {
-            let (before, found) = (self.attempt, attempt_of(event).unwrap_or(0));
-            if found <= before {
-                flaws.push(Flaw::AttemptNotRising { before, found });
+        let counted = Counted::of(event);
+        match step {
+            TaskMove::Claim => {
+                let (before, found) = (self.attempt, counted.attempt);
+                if found <= before {
+                    flaws.push(Flaw::AttemptNotRising { before, found });
+                }
+                self.attempt = found;
+                self.attempts += 1;
             }
-            self.attempt = found;
+            TaskMove::Retry => self.retries += 1,
+            TaskMove::Release => self.attempts = self.attempts.saturating_sub(1),
+            TaskMove::Requeue => self.begin_life(&counted, flaws),
+            TaskMove::Succeed | TaskMove::Fail | TaskMove::Expire | TaskMove::Cancel => {}
+        }
+        if let Some(found) = counted.retry_count.filter(|found| *found != self.retries) {
+            let counted = self.retries;
+            flaws.push(Flaw::RetriesMiscounted { counted, found });
+            self.retries = found;
         }
     }
 
+    fn begin_life(&mut self, counted: &Counted, flaws: &mut Vec<Flaw>) {
+        let (before, found) = (self.life, counted.life.unwrap_or(0));
+        if found != before + 1 {
+            flaws.push(Flaw::LifeNotNext { before, found });
+        }
+        self.life = found.max(before);
+        // One that was never buried shows as an illegal move.
+        if let (Some(expected), Some(found)) = (self.buried_as.take(), &counted.dead_letter_id)
+            && expected != *found
+        {
+            let found = found.clone();
+            flaws.push(Flaw::OtherDeadLetter { expected, found });
+        }
+        (self.attempts, self.retries) = (0, 0);
+    }
+
     /// A dead letter belongs to a life that failed, once.
-    fn bury(&mut self, flaws: &mut Vec<Flaw>) {
-        if self.is_buried || !matches!(self.state, TaskState::Failed | TaskState::Timeout) {
+    fn bury(&mut self, event: &Event, flaws: &mut Vec<Flaw>) {
+        if self.buried_as.is_some() || !matches!(self.state, TaskState::Failed | TaskState::Timeout) {
             flaws.push(Flaw::IllegalMove {
                 state: self.state,
                 event: EventType::TaskDeadLettered,
             });
         }
-        self.is_buried = true;
+        self.buried_as = Some(Counted::of(event).dead_letter_id.unwrap_or_default());
     }
 }
 
-fn attempt_of(event: &Event) -> Option<u64> {
-    let counted: Counted = serde_json::from_str(event.payload.get()).ok()?;
-    Some(counted.attempt)
+impl Counted {
+    fn of(event: &Event) -> Self {
+        serde_json::from_str(event.payload.get()).unwrap_or_default()
+    }
 }
 
 /// The state that a move leads to, wherever it comes from.
@@ -324,11 +395,21 @@ mod tests {
             correlation_id: "c".to_owned(),
             causation_id: "e".to_owned(),
             timestamp: "2026-01-31T12:00:00.000Z".to_owned(),
-            payload: RawValue::from_string(format!(r#"{{"attempt":{attempt}}}"#)).unwrap(),
+            payload: payload(kind, *attempt),
             traceparent: None,
             tracestate: None,
         })
         .collect()
+    }
+
+    /// Of what begins a life or ends in a dead letter: as it would be of a second life after one attempt.
+    fn payload(kind: &str, attempt: u64) -> Box<RawValue> {
+        let more = match kind {
+            "dead_lettered" => format!(r#","dead_letter_id":"t.{attempt}""#),
+            "requeued" => format!(r#","dead_letter_id":"t.{attempt}","life":2"#),
+            _ => String::new(),
+        };
+        RawValue::from_string(format!(r#"{{"attempt":{attempt}{more}}}"#)).unwrap()
     }
 
     fn flaws(rows: &[Row]) -> Vec<String> {
@@ -471,6 +552,64 @@ mod tests {
 
         for (rows, flaw) in cases {
             assert_eq!(flaws(rows), [flaw], "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn each_life_counts_for_itself() {
+        let rows = [
+            ("created", 1, 0),
+            ("started", 2, 1),
+            ("retry_scheduled", 3, 1),
+            ("started", 4, 2),
+            ("failed", 5, 2),
+            ("dead_lettered", 6, 2),
+            ("requeued", 7, 2),
+            ("started", 8, 3),
+            ("released", 9, 3),
+            ("started", 10, 4),
+            ("failed", 11, 4),
+            ("dead_lettered", 12, 4),
+        ];
+        let told = |place: usize, payload: &str| {
+            let mut events = log(&rows);
+            let members = [
+                (2, r#"{"attempt":1,"retry_count":1}"#),
+                (4, r#"{"attempt":2,"retry_count":1}"#),
+                (10, r#"{"attempt":4,"retry_count":0}"#),
+                (place, payload),
+            ];
+            for (place, payload) in members {
+                events[place].payload = RawValue::from_string(payload.to_owned()).unwrap();
+            }
+            let mut history = History::default();
+            for event in &events {
+                history.read(event);
+            }
+            let used = history.attempts_used("t");
+            let violations = history.close().violations;
+            (used, violations.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+
+        assert_eq!(told(0, r#"{"attempt":0}"#), (Some(1), Vec::new()));
+        for (place, payload, flaw) in [
+            (
+                10,
+                r#"{"attempt":4,"retry_count":1}"#,
+                "t at 11-0: 1 retries are told, 0 were made in this life",
+            ),
+            (
+                6,
+                r#"{"attempt":2,"dead_letter_id":"t.2","life":3}"#,
+                "t at 7-0: life 3 begins after life 1",
+            ),
+            (
+                6,
+                r#"{"attempt":2,"dead_letter_id":"t.1","life":2}"#,
+                "t at 7-0: requeued out of the dead letter `t.1`, but lay in `t.2`",
+            ),
+        ] {
+            assert_eq!(told(place, payload).1, [flaw], "{payload}");
         }
     }
 

@@ -6,6 +6,7 @@
 
 pub mod digest;
 pub mod id;
+pub mod netstring;
 pub mod priority;
 pub mod state;
 
@@ -15,6 +16,7 @@ pub mod rfc3339;
 
 pub mod address;
 
+pub mod dead_letter;
 pub mod rejection;
 
 pub mod envelope;

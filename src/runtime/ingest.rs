@@ -22,10 +22,11 @@ use super::work::IDLE_WAIT;
 use crate::domain::digest::sha256_hex;
 use crate::domain::envelope::{Envelope, Refused};
 use crate::domain::id::{Partition, TaskId};
+use crate::domain::netstring::netstrings;
 use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::trigger::{Inbound, Start, interpret};
 use crate::store::StoreError;
-use crate::store::functions::{Asker, Cancelled, Created, Refusal};
+use crate::store::functions::{Asker, Cancelled, Created, Cut, Refusal};
 use crate::store::inbound::{Entry, entry_numbers};
 use crate::store::record::NewTask;
 
@@ -518,6 +519,7 @@ impl Acting {
         let fields = entry.borrowed();
         let mut rejection = Cow::Borrowed(&refused.rejection);
         let original = netstrings(&fields);
+        let mut cut = None;
         let original = if original.len() > ORIGINAL_BYTES_MAX {
             let digest = sha256_hex(&original);
             let message = format!(
@@ -528,6 +530,10 @@ impl Acting {
                 .to_mut()
                 .problems
                 .push(crate::domain::rejection::Problem { field: None, message });
+            cut = Some(Cut {
+                bytes: original.len(),
+                sha256: digest,
+            });
             original[..ORIGINAL_BYTES_CUT].to_vec()
         } else {
             original
@@ -549,6 +555,7 @@ impl Acting {
             errors: rejection.errors_json(),
             members,
             original,
+            cut,
         };
         (entry.id.clone(), refusal)
     }
@@ -580,6 +587,7 @@ impl Acting {
             errors: rejection.errors_json(),
             members,
             original: netstrings(&entry.borrowed()),
+            cut: None,
         };
         (entry.id, refusal)
     }
@@ -614,6 +622,7 @@ fn refused_cancel(command: &Command, reason: Reason, message: &str) -> (String, 
         ),
         // Only triggers are kept.
         original: Vec::new(),
+        cut: None,
     };
     (command.entry_id.clone(), refusal)
 }
@@ -626,18 +635,6 @@ fn within(entries: &[Entry], bytes: usize) -> usize {
         sum <= bytes
     });
     fitting.count().max(1)
-}
-
-/// Fields and values in turn as netstrings, <https://cr.yp.to/proto/netstrings.txt>: byte for byte what came.
-fn netstrings(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for part in fields.iter().flat_map(|(name, value)| [name, value]) {
-        bytes.extend_from_slice(part.len().to_string().as_bytes());
-        bytes.push(b':');
-        bytes.extend_from_slice(part);
-        bytes.push(b',');
-    }
-    bytes
 }
 
 /// Whether calling again can help; the loops end the run when it can not.

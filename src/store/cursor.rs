@@ -1,8 +1,9 @@
-//! Where a list of tasks goes on: a place in what it walks over, as a text that means nothing to others.
+//! Where a list goes on: a place in what it walks over, as a text that means nothing to others.
 
 use std::fmt;
 use std::str::FromStr;
 
+use crate::domain::dead_letter::DeadLetterId;
 use crate::domain::id::{Name, Partition, QueueName, TaskId};
 use crate::domain::priority::Priority;
 
@@ -32,6 +33,11 @@ pub(super) enum Place {
         before: String,
         newest_ms: i64,
     },
+    /// Behind a dead letter, by its time and its id; without one at the beginning of the partition.
+    Letters {
+        partition: Partition,
+        behind: Option<(i64, String)>,
+    },
 }
 
 /// Where tasks stand that wait or run. The order is that of the list.
@@ -46,14 +52,14 @@ impl Place {
     pub(super) fn partition(&self) -> Partition {
         match self {
             Self::Workflow { .. } => Partition::default(),
-            Self::Shelf { partition, .. } | Self::Log { partition, .. } => *partition,
+            Self::Shelf { partition, .. } | Self::Log { partition, .. } | Self::Letters { partition, .. } => *partition,
         }
     }
 
     /// When the walk over the log began.
     pub(super) const fn newest_ms(&self) -> i64 {
         match self {
-            Self::Workflow { .. } | Self::Shelf { .. } => 0,
+            Self::Workflow { .. } | Self::Shelf { .. } | Self::Letters { .. } => 0,
             Self::Log { newest_ms, .. } => *newest_ms,
         }
     }
@@ -73,6 +79,16 @@ impl Place {
                     newest_ms: parts.next()?.parse().ok()?,
                 };
                 parts.next().is_none().then_some(place)
+            }
+            "d" => {
+                let mut parts = rest.split(' ');
+                let partition = partition(parts.next()?)?;
+                let behind = match (parts.next(), parts.next()) {
+                    (None, None) => None,
+                    (Some(ms), Some(id)) => Some((ms.parse().ok()?, id.parse::<DeadLetterId>().ok()?.to_string())),
+                    (Some(_), None) | (None, Some(_)) => return None,
+                };
+                parts.next().is_none().then_some(Self::Letters { partition, behind })
             }
             "s" => {
                 let mut parts = rest.splitn(5, ' ');
@@ -123,6 +139,10 @@ impl fmt::Display for Place {
                 before,
                 newest_ms,
             } => write!(f, "l {partition} {before} {newest_ms}"),
+            Self::Letters { partition, behind } => match behind {
+                None => write!(f, "d {partition}"),
+                Some((ms, id)) => write!(f, "d {partition} {ms} {id}"),
+            },
             Self::Shelf {
                 partition,
                 shelf,
@@ -201,6 +221,14 @@ pub(super) mod tests {
                 Some(Shelf::Delayed),
                 "1795447172120 0190f5d1-7c1e-8a3b-8c4d-000000000000",
             ),
+            Place::Letters {
+                partition,
+                behind: None,
+            },
+            Place::Letters {
+                partition,
+                behind: Some((1_795_447_172_120, "0190f5d1-7c1e-8a3b-8c4d-000000000000.3".to_owned())),
+            },
         ]
     }
 
@@ -233,6 +261,10 @@ pub(super) mod tests {
             &hex("s 0 d - - 5-0"),
             &hex("s 0 d - - inf 0190f5d1-7c1e-8a3b-8c4d-000000000000"),
             &hex("s 0 x - - "),
+            &hex("d 4096"),
+            &hex("d 0 5"),
+            &hex("d 0 5 x"),
+            &hex("d 0 5 0190f5d1-7c1e-8a3b-8c4d-000000000000.3 x"),
         ] {
             assert_eq!(text.parse::<Cursor>(), Err(InvalidCursor), "{text}");
         }
@@ -240,7 +272,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "\\PC{0,40}", place in "[wls] [0-9 +qpd-]{0,40}") {
+        fn no_text_makes_it_panic(text in "\\PC{0,40}", place in "[wlsd] [0-9 +qpd-]{0,40}") {
             let hex = hexadecimal(&place);
             prop_assert!(text.parse::<Cursor>().is_ok_and(|cursor| cursor.to_string() == text) || text.parse::<Cursor>().is_err());
             prop_assert!(hex.parse::<Cursor>().is_ok_and(|cursor| !cursor.to_string().is_empty()) || hex.parse::<Cursor>().is_err());

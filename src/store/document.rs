@@ -172,6 +172,8 @@ const fn is_zero(count: &u64) -> bool {
 }
 
 /// The statistics of all partitions; the same whichever replica is asked.
+/// The statistics of all partitions; the same whichever replica is asked. Ends are counted by life: a task that failed, was
+/// requeued and completed counts once as failed and once as completed, and `total_count` counts lives.
 #[derive(Debug, Clone, Default, Serialize)]
 #[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct StatisticsDocument {

@@ -323,6 +323,17 @@ pub struct Refusal {
     pub members: String,
     /// All fields and values as they came.
     pub original: Vec<u8>,
+    /// Where that is only the beginning: what the whole was.
+    pub cut: Option<Cut>,
+}
+
+/// What was cut off to be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    /// How many bytes the whole had.
+    pub bytes: usize,
+    /// The SHA-256 of the whole, in hexadecimal.
+    pub sha256: String,
 }
 
 /// The keeper of counts of one partition.
@@ -613,7 +624,13 @@ impl Store {
                 .push(refusal.reason.as_str())
                 .push(refusal.errors.as_str())
                 .push(refusal.members.as_str())
-                .push(refusal.original.clone());
+                .push(refusal.original.clone())
+                .push(
+                    refusal
+                        .cut
+                        .as_ref()
+                        .map_or(String::new(), |cut| format!("{} {}", cut.bytes, cut.sha256)),
+                );
         }
         worded(self.call(Function::Reject, partition, args).await?, "reject").map(drop)
     }
@@ -687,7 +704,7 @@ impl Store {
 }
 
 /// A list of words, each read by `read`.
-fn words<T>(
+pub(super) fn words<T>(
     value: Option<Value>,
     function: &'static str,
     read: impl Fn(&str) -> Option<T>,

@@ -309,7 +309,7 @@ impl Store {
 }
 
 /// Names and values, from a list in turn or from a map.
-fn pairs(value: redis::Value) -> Option<Vec<(String, Vec<u8>)>> {
+pub(super) fn pairs(value: redis::Value) -> Option<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();
     let mut values = items(value)?.into_iter();
     while let (Some(name), Some(value)) = (values.next(), values.next()) {

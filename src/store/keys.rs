@@ -176,6 +176,12 @@ impl Keys {
     pub fn dead_letter(&self, partition: Partition, id: &str) -> String {
         self.of(partition, &format!("dead:{id}"))
     }
+
+    /// What became of the dead letter of a rejected trigger.
+    #[must_use]
+    pub fn gone_letter(&self, partition: Partition, id: &str) -> String {
+        self.of(partition, &format!("gone:{id}"))
+    }
 }
 
 #[cfg(test)]

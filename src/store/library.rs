@@ -11,10 +11,11 @@ use crate::domain::digest::sha256_hex;
 pub const SCHEMA: &str = "1";
 
 /// What the functions share, in the order in which later parts use earlier ones.
-const SHARED: [&str; 15] = [
+const SHARED: [&str; 16] = [
     include_str!("lua/context.lua"),
     include_str!("lua/record.lua"),
     include_str!("lua/event.lua"),
+    include_str!("lua/operator.lua"),
     include_str!("lua/queue.lua"),
     include_str!("lua/group.lua"),
     include_str!("lua/end.lua"),
@@ -30,7 +31,7 @@ const SHARED: [&str; 15] = [
 ];
 
 /// The functions, each part with its own.
-const FUNCTIONS: [&str; 21] = [
+const FUNCTIONS: [&str; 23] = [
     include_str!("lua/join.lua"),
     include_str!("lua/create.lua"),
     include_str!("lua/stage.lua"),
@@ -52,6 +53,8 @@ const FUNCTIONS: [&str; 21] = [
     include_str!("lua/give_back.lua"),
     include_str!("lua/trim.lua"),
     include_str!("lua/recall.lua"),
+    include_str!("lua/requeue.lua"),
+    include_str!("lua/discard.lua"),
 ];
 
 /// The library as Redis loads it.
@@ -123,6 +126,10 @@ pub enum Function {
     Circuit,
     /// Hands out one task of such a name.
     Trial,
+    /// Gives tasks out of the dead letters a new life.
+    Requeue,
+    /// Removes dead letters.
+    Discard,
 }
 
 impl Function {
@@ -152,6 +159,8 @@ impl Function {
             Self::Recall => "recall",
             Self::Circuit => "circuit",
             Self::Trial => "trial",
+            Self::Requeue => "requeue",
+            Self::Discard => "discard",
         }
     }
 

@@ -70,6 +70,7 @@ impl TaskQuery {
             Place::Workflow { .. } => self.workflow.is_some(),
             Place::Shelf { .. } => self.workflow.is_none() && is_live,
             Place::Log { .. } => self.workflow.is_none() && !is_live,
+            Place::Letters { .. } => false,
         }
     }
 }
@@ -235,6 +236,8 @@ impl Store {
                 before,
                 newest_ms,
             } => self.log_batch(query, *partition, before, *newest_ms).await,
+            // No list of tasks walks over them.
+            Place::Letters { .. } => Ok(Batch::nothing(None)),
         }
     }
 
@@ -322,7 +325,7 @@ impl Store {
         })
     }
 
-    fn partition_after(&self, partition: Partition) -> Option<Partition> {
+    pub(super) fn partition_after(&self, partition: Partition) -> Option<Partition> {
         Partition::new(partition.number() + 1).filter(|next| next.number() < self.partition_count())
     }
 
@@ -497,7 +500,7 @@ mod tests {
         };
         let kinds = |query: TaskQuery| -> Vec<bool> { places().iter().map(|place| query.walks(place)).collect() };
         let (workflow, log, shelf) = ([true, false, false], [false, true, false], [false, false, true]);
-        let expected = |[w, l, s]: [bool; 3]| vec![w, l, l, s, s, s, s, s];
+        let expected = |[w, l, s]: [bool; 3]| vec![w, l, l, s, s, s, s, s, false, false];
 
         assert_eq!(kinds(of(None, Some("w"))), expected(workflow));
         assert_eq!(kinds(of(Some(TaskState::Running), Some("w"))), expected(workflow));

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `meta` | hash: schema number, limits, counters, how far the log was trimmed |
 //! | `t:<task>` | string: the task's record, see [`record`] |
-//! | `x:<task>` | hash: errors of its failed attempts |
+//! | `x:<task>` | hash: errors of its failed attempts, and its lives where it had several |
 //! | `queue:<queue>:<priority>` | stream with group `workers`: what waits, and as pending entries what runs |
 //! | `parked:<task name>:<priority>` | the same for tasks whose handler the asking replica lacked |
 //! | `queues`, `parks` | sets: the names of both |
@@ -22,6 +22,7 @@
 //! | `beats`, `replica:<id>`, `can:<id>` | who lives, what they report (open circuits too), which tasks they can run |
 //! | `handlers` | sorted set: task names by when a replica last registered them |
 //! | `dead`, `dead:<id>` | dead letters by time, and each one's copy |
+//! | `gone:<id>` | what became of a rejected trigger's dead letter, for a day |
 //! | `refused:<entry>` | a refused command, for a day |
 //! | `rate` | hash: tasks ended in each of the last 64 seconds |
 //!
@@ -31,6 +32,7 @@ pub mod cancels;
 mod circuits;
 mod connection;
 pub mod cursor;
+pub mod dead_letters;
 pub mod document;
 pub mod doorbell;
 pub mod error;
@@ -39,6 +41,8 @@ pub mod groups;
 pub mod inbound;
 pub mod inspect;
 pub mod keys;
+pub mod letter;
+pub mod letter_listing;
 pub mod library;
 pub mod listing;
 pub mod log;

@@ -15,6 +15,9 @@ local group = redis.call('LRANGE', prefix .. 'group:flow', 0, -1)
 table.sort(group)
 table.insert(group, 1, 'group')
 line(group)
+  local life = redis.call('HGET', prefix .. 'x:' .. ARGV[i], 'life')
+  if life then line({ 'life', ARGV[i], life }) end
+end
 
 local timers = redis.call('ZRANGE', prefix .. 'timers', 0, -1, 'WITHSCORES')
 local due = { 'timers' }

@@ -13,7 +13,7 @@ const SEED: u64 = 8;
 const CASES: usize = 150;
 
 /// What is broken, the text in the source, and what stands there instead.
-const MUTANTS: [(&str, &str, &str); 33] = [
+const MUTANTS: [(&str, &str, &str); 41] = [
     (
         "settle takes anybody's word",
         " or h[OWNER] ~= ctx.replica then",
@@ -162,6 +162,46 @@ const MUTANTS: [(&str, &str, &str); 33] = [
         "timers stay when the clock goes back",
         "tonumber(found[i + 1]) - by)",
         "tonumber(found[i + 1]))",
+    ),
+    (
+        "another life does not begin with all retries",
+        "h[RETRIES] = 0\n    h[LOSSES] = 0\n    h[OWNER]",
+        "h[LOSSES] = 0\n    h[OWNER]",
+    ),
+    (
+        "another life remembers the losses of the one before",
+        "h[RETRIES] = 0\n    h[LOSSES] = 0\n    h[OWNER]",
+        "h[RETRIES] = 0\n    h[OWNER]",
+    ),
+    (
+        "a dead letter stays when its task comes back",
+        "redis.call('ZREM', ctx.prefix .. 'dead', letter)\n    redis.call('UNLINK', ctx.prefix .. 'dead:' .. letter)",
+        "",
+    ),
+    (
+        "a task that came back does not count as waiting",
+        "local field = WAITING[h[RANK]]\n    ctx.count[field] = ctx.count[field] + 1\n    emit_task",
+        "emit_task",
+    ),
+    (
+        "a second request for the same life is not known",
+        "if begun then return { 'duplicate', begun } end",
+        "",
+    ),
+    (
+        "lives are not counted",
+        "'life', digits(life), 'r' .. attempt",
+        "'r' .. attempt",
+    ),
+    (
+        "another life keeps the number of retries that was to change",
+        "if max_retries ~= '' then h[MAX_RETRIES]",
+        "if false then h[MAX_RETRIES]",
+    ),
+    (
+        "the copy of a dead task is as it was before its end",
+        "'header', pack_header(h), 'body'",
+        "'header', string.sub(raw, 1, HEADER_BYTES), 'body'",
     ),
 ];
 

@@ -97,6 +97,13 @@ pub(crate) enum Step {
     },
     /// The clock of Redis goes back.
     ClockBack,
+    Requeue {
+        picks: Vec<Pick>,
+        max_retries: Option<u8>,
+    },
+    Discard {
+        picks: Vec<Pick>,
+    },
     /// Time passes: all that is timed moves into the past.
     Elapse {
         hour: bool,
@@ -158,6 +165,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (prop::option::of(0..20_u8), prop::option::of(0..5_u8))
             .prop_map(|(max_size, max_running)| Step::Limits { max_size, max_running }),
         1 => (0..TASKS, 0..4_u8).prop_map(|(task, priority)| Step::Stray { task, priority }),
+        4 => (prop::collection::vec(pick(), 1..4), prop::option::weighted(0.3, 0..4_u8))
+            .prop_map(|(picks, max_retries)| Step::Requeue { picks, max_retries }),
+        1 => prop::collection::vec(pick(), 1..3).prop_map(|picks| Step::Discard { picks }),
         2 => any::<bool>().prop_map(|hour| Step::Elapse { hour }),
         3 => (0..4_u8, prop::bool::weighted(0.3), 1..30_u8, 1..40_u8).prop_map(
             |(who, everything, max_events, limit)| Step::Trim { who, everything, max_events, limit }
@@ -380,6 +390,19 @@ impl Step {
                     task: task_id(*task),
                 },
             ),
+            Self::Requeue { picks, max_retries } => (
+                replica(9),
+                Op::Requeue {
+                    letters: picks.iter().map(|pick| pick.unearth(model)).collect(),
+                    max_retries: max_retries.map(Into::into),
+                },
+            ),
+            Self::Discard { picks } => (
+                replica(9),
+                Op::Discard {
+                    letters: picks.iter().map(|pick| pick.unearth(model)).collect(),
+                },
+            ),
             Self::Trim {
                 who,
                 everything,
@@ -432,6 +455,22 @@ impl Pick {
         };
         let attempt = model.tasks().get(&id).map_or(1, |task| task.attempt);
         (id, attempt.saturating_add_signed(self.skew.into()))
+    }
+
+    /// A dead letter where it aims and there is one; else what may have been one.
+    fn unearth(&self, model: &Model) -> (TaskId, u32) {
+        let letters: Vec<_> = model.letters().keys().copied().collect();
+        if self.aims && self.outcome < 7 && !letters.is_empty() {
+            let (id, attempt) = letters[usize::from(self.which) % letters.len()];
+            return (id, attempt.saturating_add_signed(self.skew.into()));
+        }
+        let id = task_id(self.which % (TASKS + 1));
+        let attempt = model.tasks().get(&id).map_or(1, |task| {
+            // Now and then one that led to another life before.
+            let before = task.revivals.keys().next_back();
+            before.copied().unwrap_or(task.attempt)
+        });
+        (id, attempt)
     }
 
     fn outcome(&self) -> Outcome {

@@ -19,8 +19,7 @@ fn every_move_of_the_table_is_made_or_refused_by_the_functions() {
     let server = runtime.block_on(Server::start());
 
     for state in TaskState::ALL {
-        // No function gives a dead task a new life yet.
-        for step in TaskMove::ALL.into_iter().filter(|step| *step != TaskMove::Requeue) {
+        for step in TaskMove::ALL {
             let prefix = format!("{state}{step:?}");
             let result = runtime.block_on(walk(&server, &prefix, state, step));
             result.unwrap_or_else(|outcry| panic!("{state} {step:?}: {outcry}"));
@@ -47,7 +46,11 @@ async fn walk(server: &Server, prefix: &str, state: TaskState, step: TaskMove) -
         TaskMove::Release => settle_as(Outcome::Released),
         TaskMove::Fail => settle_as(Outcome::Rejected),
         TaskMove::Expire => settle_as(Outcome::Timeout { delay_ms: 0 }),
-        TaskMove::Cancel | TaskMove::Requeue => cancel(),
+        TaskMove::Cancel => cancel(),
+        TaskMove::Requeue => Op::Requeue {
+            letters: vec![(task_id(TASK), task.attempt)],
+            max_retries: None,
+        },
     };
     let before = world.dump().await;
 
@@ -66,6 +69,47 @@ async fn walk(server: &Server, prefix: &str, state: TaskState, step: TaskMove) -
         );
     }
     Ok(())
+}
+
+#[test]
+fn a_task_lives_on_as_often_as_it_is_requeued() {
+    let runtime = runtime();
+    let server = runtime.block_on(Server::start());
+    let result = runtime.block_on(async {
+        let mut world = World::new(&server, "lives").await;
+        bring_to(&mut world, TaskState::Failed, 1).await?;
+        let requeue = |attempt, max_retries| Op::Requeue {
+            letters: vec![(task_id(TASK), attempt)],
+            max_retries,
+        };
+        let lives = |word, life| Reply::Lives(vec![(word, life)]);
+
+        // Two attempts a life, then three; by a replica as by anybody else.
+        for (life, attempt, by, attempts) in [(2, 2, 9, 2), (3, 4, 0, 3), (4, 7, 9, 3)] {
+            let op = requeue(attempt, (life == 3).then_some(2));
+            assert_eq!(world.apply(replica(by), &op).await?, lives(Word::Ok, Some(life)));
+            let again = world.apply(replica(by), &op).await?;
+            assert_eq!(again, lives(Word::Duplicate, Some(life)));
+            for attempt in attempt + 1..=attempt + attempts {
+                world.apply(replica(0), &claim()).await?;
+                world
+                    .apply(replica(0), &settle(attempt, Outcome::Failed { delay_ms: 0 }))
+                    .await?;
+            }
+            let first = world.apply(replica(9), &requeue(2, None)).await?;
+            assert_eq!(first, lives(Word::Duplicate, Some(2)));
+        }
+        let task = &world.model.tasks()[&task_id(TASK)];
+        assert_eq!((task.state, task.attempt, task.life), (TaskState::Failed, 10, 4));
+        assert_eq!(world.model.counters()["failed"], 4);
+
+        // Whoever missed the end of a life is told that the task is not theirs any more.
+        world.apply(replica(9), &requeue(10, None)).await?;
+        let late = world.apply(replica(0), &settle(10, Outcome::Completed)).await?;
+        assert_eq!(late, Reply::Words(vec![Word::Stale], Vec::new()));
+        Ok::<_, String>(())
+    });
+    result.unwrap();
 }
 
 #[test]
@@ -106,7 +150,12 @@ fn what_is_refused_changes_nothing() {
             held: vec![(task_id(TASK), 1)],
         };
         let words = |word| Reply::Words(vec![word], Vec::new());
-        let refusals: [(ReplicaId, Op, Reply); 11] = [
+        let letters = vec![(task_id(TASK), 1), (task_id(3), 1)];
+        let requeue = Op::Requeue {
+            letters: letters.clone(),
+            max_retries: Some(7),
+        };
+        let refusals: [(ReplicaId, Op, Reply); 13] = [
             (replica(1), settle(1, Outcome::Completed), words(Word::Stale)),
             (replica(1), settle(1, Outcome::Released), words(Word::Stale)),
             (replica(0), settle(0, Outcome::Completed), words(Word::Stale)),
@@ -118,6 +167,12 @@ fn what_is_refused_changes_nothing() {
             (replica(1), takeover, Reply::Alive),
             (replica(0), Op::Leave { announce: true }, Reply::Busy),
             (replica(5), beat, Reply::Stranger),
+            (replica(9), requeue, Reply::Lives(vec![(Word::Missing, None); 2])),
+            (
+                replica(9),
+                Op::Discard { letters },
+                Reply::Words(vec![Word::Missing; 2], Vec::new()),
+            ),
         ];
         let before = world.dump().await;
         for (by, op, expected) in refusals {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
+use waooaw_orchestration::domain::dead_letter::DeadLetterId;
 use waooaw_orchestration::domain::event::Event;
 use waooaw_orchestration::domain::id::{Partition, ReplicaId, TaskId};
 use waooaw_orchestration::domain::model::{
@@ -15,7 +16,9 @@ use waooaw_orchestration::domain::retry::RetryPolicy;
 use waooaw_orchestration::domain::rfc3339::parse_ms;
 use waooaw_orchestration::domain::state::TaskState;
 use waooaw_orchestration::domain::trigger::{Start, TaskTrigger};
+use waooaw_orchestration::store::dead_letters::{Operator, Removal, Removed, Requeue, RequeuedTask};
 use waooaw_orchestration::store::functions::{self as real, Beat, BeatReply, Claimed, Joining, Takeover};
+use waooaw_orchestration::store::letter_listing::DeadLetterQuery;
 use waooaw_orchestration::store::record::{self, Record};
 use waooaw_orchestration::store::upkeep::Retention;
 use waooaw_orchestration::{Endpoint, Store};
@@ -395,6 +398,55 @@ impl World {
                 let claimed = store.claim_trial(partition, by, *slot, name.as_str()).await;
                 Reply::Words(Vec::new(), Self::started(claimed.map_err(said)?.into_iter().collect())?)
             }
+            Op::Requeue { letters, max_retries } => {
+                let ids: Vec<DeadLetterId> = letters
+                    .iter()
+                    .map(|(task, attempt)| DeadLetterId::Task(*task, *attempt))
+                    .collect();
+                let mut requeues = Vec::new();
+                for (id, letter) in ids.iter().zip(store.letters(&ids).await.map_err(said)?) {
+                    // Another policy changes the body too.
+                    let policy = max_retries.map(|count| {
+                        let mut policy = RetryPolicy::QUICK;
+                        policy.max_retries = count;
+                        policy
+                    });
+                    let body = letter
+                        .zip(policy)
+                        .map(|(letter, policy)| letter.body_with(policy).unwrap());
+                    requeues.push(Requeue {
+                        letter: *id,
+                        body,
+                        max_retries: *max_retries,
+                    });
+                }
+                let words = store.requeue(partition, &operator(by), &requeues).await.map_err(said)?;
+                let words = words.into_iter().map(|word| match word {
+                    RequeuedTask::Ok(life) => (Word::Ok, Some(life)),
+                    RequeuedTask::Duplicate(life) => (Word::Duplicate, Some(life)),
+                    RequeuedTask::Illegal(_) => (Word::Illegal, None),
+                    RequeuedTask::Missing => (Word::Missing, None),
+                    other @ (RequeuedTask::Saga | RequeuedTask::InputsGone | RequeuedTask::Other(_)) => {
+                        unreachable!("{other:?} of a task")
+                    }
+                });
+                Reply::Lives(words.collect())
+            }
+            Op::Discard { letters } => {
+                let ids: Vec<DeadLetterId> = letters
+                    .iter()
+                    .map(|(task, attempt)| DeadLetterId::Task(*task, *attempt))
+                    .collect();
+                let words = store
+                    .remove_dead_letters(partition, &operator(by), Removal::Discard, &ids)
+                    .await;
+                let words = words.map_err(said)?.into_iter().map(|word| match word {
+                    Removed::Ok => Word::Ok,
+                    Removed::Missing => Word::Missing,
+                    Removed::Duplicate => unreachable!("no trigger was put back"),
+                });
+                Reply::Words(words.collect(), Vec::new())
+            }
             Op::Stray { queue, priority, task } => {
                 // The functions know a task's entry by its id, not by its stream, so a forged one in another stream
                 // passes for it when both are the first of the same millisecond. Nothing but luck makes that happen.
@@ -556,6 +608,19 @@ impl World {
                 }
             }
         }
+        let query = DeadLetterQuery::default();
+        let letters = self.store.list_dead_letters(&query, 1000, None).await;
+        for letter in letters.map_err(|error| format!("{error:?}"))?.letters {
+            let record = letter.record().ok_or("a dead letter without its task")?;
+            lines.insert(format!(
+                "letter {} life {} seq {} {} of {}",
+                letter.id,
+                letter.life(),
+                record.seq,
+                record.state,
+                record.max_retries
+            ));
+        }
         let statistics = self
             .store
             .statistics(self.partition)
@@ -637,18 +702,25 @@ impl World {
             });
             lines.insert(format!("queue {queue} {ranks:?}"));
         }
-        let count = |is: fn(TaskState) -> bool| self.model.tasks().values().filter(|task| is(task.state)).count();
-        let forgotten = |is: fn(TaskState) -> bool| {
-            let those = self.model.forgotten().iter().filter(|(state, _)| is(**state));
-            those.map(|(_, count)| usize::try_from(*count).unwrap()).sum::<usize>()
-        };
-        lines.insert(format!("dead letters {}", self.model.dead_letters()));
-        let ended = count(TaskState::is_terminal) + forgotten(TaskState::is_terminal);
-        lines.insert(format!("ended {ended}"));
         let flow = self.model.tasks().keys().filter(|id| is_in_flow(**id));
         let mut flow: Vec<String> = flow.map(ToString::to_string).collect();
         flow.sort();
         lines.insert(format!("group {}", flow.join(" ")).trim_end().to_owned());
+        lines.insert(format!("dead letters {}", self.model.letters().len()));
+        for ((id, attempt), letter) in self.model.letters() {
+            let task = &letter.task;
+            lines.insert(format!(
+                "letter {id}.{attempt} life {} seq {} {} of {}",
+                task.life, task.seq, task.state, task.max_retries
+            ));
+        }
+        for (id, task) in self.model.tasks().iter().filter(|(_, task)| task.life > 1) {
+            lines.insert(format!("life {id} {}", task.life));
+        }
+        let ends = TaskState::ALL.into_iter().filter(|state| state.is_terminal());
+        let counters = self.model.counters();
+        let ended: u64 = ends.map(|state| counters[&state.as_str().to_lowercase()]).sum();
+        lines.insert(format!("ended {ended}"));
         lines
     }
 }
@@ -679,6 +751,14 @@ fn is_in_flow(id: TaskId) -> bool {
 
 fn correlation_of(id: TaskId) -> String {
     format!("chain of {id}")
+}
+
+fn operator(id: ReplicaId) -> Operator {
+    Operator {
+        id,
+        actor: "a \"tester\"".to_owned(),
+        reason: None,
+    }
 }
 
 fn real_appetite(appetite: &Appetite) -> real::Appetite {

@@ -85,6 +85,7 @@ impl Model {
                 self.tell(turn, kind, id, facts);
                 let facts = vec![("/dead_letter_id", Fact::Text(dead_letter))];
                 self.tell(turn, EventType::TaskDeadLettered, id, facts);
+                self.bury(id);
                 Word::Ok
             }
         }

@@ -5,10 +5,12 @@
 //! move is asked of [`TaskState::after`] alone. Time is an argument, nothing is kept twice: every counter is counted
 //! anew, the timers are the delayed tasks. A batch is the same as its items one after the other.
 //!
-//! Leaves out what has no say in a task's fate: payloads, reports of replicas, dead letters' copies, bells.
+//! Leaves out what has no say in a task's fate: payloads, reports of replicas, rejected triggers, bells.
 
 mod attempt;
 mod lane;
+mod letter;
+mod operator;
 mod take;
 mod trim;
 mod words;
@@ -17,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use attempt::LOSSES_MAX;
 pub use lane::{Entry, Home, Lane, LaneKey};
+pub use letter::Letter;
 pub use take::{LOOKS_MAX, RESCUE_EVERY};
 pub use trim::TELL_MS;
 
@@ -61,6 +64,10 @@ pub struct Task {
     pub entry: u64,
     /// The command that cancelled it.
     pub cancelled_by: Option<String>,
+    /// Which of its lives it is in.
+    pub life: u32,
+    /// By the last attempt of each life that failed and was followed by another: that other.
+    pub revivals: BTreeMap<u32, u32>,
 }
 
 /// Where a pending task waits.
@@ -107,6 +114,12 @@ pub struct Model {
     served: u64,
     entries: u64,
     kept: trim::Kept,
+    /// The dead letters, by task and last attempt.
+    letters: BTreeMap<(TaskId, u32), Letter>,
+    /// How many tasks came back from an end, by the state in which that had left them.
+    revived: BTreeMap<TaskState, u64>,
+    /// How many events operators caused that are no replicas.
+    operators: BTreeMap<ReplicaId, u32>,
 }
 
 /// One call under way: who makes it, when, and what it appended to the log.
@@ -130,6 +143,9 @@ impl Default for Model {
             served: 0,
             entries: 0,
             kept: trim::Kept::default(),
+            letters: BTreeMap::new(),
+            revived: BTreeMap::new(),
+            operators: BTreeMap::new(),
         }
     }
 }
@@ -181,6 +197,16 @@ impl Model {
                 };
                 let started = self.take(&mut turn, &appetite, Looks::WhereSomethingWaits);
                 Reply::Words(Vec::new(), started)
+            }
+            Op::Requeue { letters, max_retries } => {
+                let one = |(task, attempt): &(TaskId, u32)| self.requeue(&mut turn, *task, *attempt, *max_retries);
+                Reply::Lives(letters.iter().map(one).collect())
+            }
+            Op::Discard { letters } => {
+                let words = letters
+                    .iter()
+                    .map(|(task, attempt)| self.discard(&mut turn, *task, *attempt));
+                Reply::Words(words.collect(), Vec::new())
             }
             Op::Stray { queue, priority, task } => {
                 let home = Home::Queue(queue.clone());
@@ -251,9 +277,11 @@ impl Model {
         counters.insert("opening".to_owned(), 0);
         counters.insert("backlog".to_owned(), 0);
         for state in TaskState::ALL.into_iter().filter(|state| *state != TaskState::Pending) {
-            let forgotten = self.forgotten().get(&state).copied().unwrap_or_default();
-            let count = count(&|task| task.state == state) + forgotten;
-            counters.insert(state.as_str().to_lowercase(), count);
+            // An end stays counted when its task comes back.
+            let ends = count(&|task| task.state == state)
+                + self.revived.get(&state).copied().unwrap_or_default()
+                + self.forgotten().get(&state).copied().unwrap_or_default();
+            counters.insert(state.as_str().to_lowercase(), ends);
         }
         counters
     }
@@ -287,7 +315,11 @@ impl Model {
         self.queues.insert(QueueName::default());
         let Some(workers) = *workers else { return Reply::Done };
         let is_new = !self.replicas.contains_key(&turn.by);
-        let replica = self.replicas.entry(turn.by).or_default();
+        let seq = self.operators.remove(&turn.by).unwrap_or_default();
+        let replica = self.replicas.entry(turn.by).or_insert_with(|| Replica {
+            seq,
+            ..Replica::default()
+        });
         replica.workers = workers;
         replica.names.extend(names.iter().cloned());
         self.names.extend(names.iter().map(|name| (name.clone(), turn.now_ms)));
@@ -338,6 +370,8 @@ impl Model {
             owner: None,
             entry: 0,
             cancelled_by: None,
+            life: 1,
+            revivals: BTreeMap::new(),
         };
         self.tasks.insert(new.id, task);
         self.wait(new.id, due_ms, turn.now_ms);

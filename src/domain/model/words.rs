@@ -110,6 +110,18 @@ pub enum Op {
         /// The free slot.
         slot: u16,
     },
+    /// Lets tasks have another life; no limit refuses them.
+    Requeue {
+        /// The dead letters: a task and its last attempt.
+        letters: Vec<(TaskId, u32)>,
+        /// How often a failed attempt is followed by another from now on; `None` leaves it.
+        max_retries: Option<u32>,
+    },
+    /// Removes dead letters.
+    Discard {
+        /// The dead letters: a task and its last attempt.
+        letters: Vec<(TaskId, u32)>,
+    },
     /// Somebody writes an entry into a queue past all functions.
     Stray {
         /// The queue.
@@ -192,6 +204,8 @@ pub enum Reply {
     Done,
     /// A word for each item in order, and what was handed out.
     Words(Vec<Word>, Vec<Started>),
+    /// A word for each dead letter in order, and the life that its task begins or began, if any.
+    Lives(Vec<(Word, Option<u32>)>),
     /// How many were queued, and how long until the next is due.
     Promoted(usize, Option<i64>),
     /// What the caller holds no more, and what it was given without knowing.
@@ -230,6 +244,8 @@ pub enum Word {
     Stale,
     /// Ended before; nothing changed.
     Terminal,
+    /// Its state does not allow it; nothing changed.
+    Illegal,
     /// There is no such task.
     Missing,
     /// No replica has registered its name within the last hour.

@@ -41,17 +41,19 @@ local function remember_attempt(ctx, id, h, problem)
     h[ATTEMPT], h[OWNER], h[SLOT], iso(h[STARTED]), ctx.iso, problem))
 end
 
--- Keeps a full copy of a task that failed for good, and says so.
+-- Says that a task failed for good, and keeps a full copy: the record with its last number, the errors of its attempts.
 local function bury(ctx, id, raw, h, head, correlation, trace, reason, problem)
   local dead_letter_id = string.format('%s.%d', id, h[ATTEMPT])
-  local key = ctx.prefix .. 'dead:' .. dead_letter_id
+  emit_task(ctx, 'orchestration.task.dead_lettered', id, h, head, correlation, trace,
+    '"dead_letter_id":"' .. dead_letter_id .. '"')
   local kind = has(h, IS_COMPENSATION) and 'saga_step' or 'task'
-  local copy = { 'HSET', key, 'kind', kind, 'task_id', id, 'task_name', task_name_of(head), 'reason', reason,
-    'error', problem, 'correlation_id', correlation, 'dead_lettered_at', ctx.iso,
-    'body', string.sub(raw, HEADER_BYTES + 1, HEADER_BYTES + h[BODY]) }
-  local fields = {}
+  local copy = { 'HSET', ctx.prefix .. 'dead:' .. dead_letter_id, 'kind', kind, 'task_id', id, 'task_name',
+    task_name_of(head), 'reason', reason, 'error', problem, 'correlation_id', correlation, 'dead_lettered_at', ctx.iso,
+    'header', pack_header(h), 'body', string.sub(raw, HEADER_BYTES + 1, HEADER_BYTES + h[BODY]) }
+  local fields = { 'life' }
   for attempt = math.max(1, h[ATTEMPT] - NOTES_MAX + 1), h[ATTEMPT] do fields[#fields + 1] = 'a' .. digits(attempt) end
   local notes = redis.call('HMGET', ctx.prefix .. 'x:' .. id, unpack(fields))
+  notes[1] = notes[1] or '1'
   for i, field in ipairs(fields) do
     if notes[i] then
       copy[#copy + 1] = field
@@ -60,8 +62,6 @@ local function bury(ctx, id, raw, h, head, correlation, trace, reason, problem)
   end
   redis.call(unpack(copy))
   redis.call('ZADD', ctx.prefix .. 'dead', ctx.now, dead_letter_id)
-  emit_task(ctx, 'orchestration.task.dead_lettered', id, h, head, correlation, trace,
-    '"dead_letter_id":"' .. dead_letter_id .. '"')
 end
 
 -- The error of a call that may or may not have arrived.

@@ -65,7 +65,7 @@ do
     if raw then
       local h = read_header(raw)
       if h[STATE] ~= FAILED and h[STATE] ~= TIMEOUT and h[STATE] ~= CANCELLED then return id end
-      revive(ctx, id, raw, h, cause, '"dead_letter_id":"' .. id .. '.' .. digits(h[ATTEMPT]) .. '","life":null,"actor":null')
+      revive(ctx, id, raw, h, cause, ctx.actor or 'null')
       return id
     end
     local queue, rank, max_retries = string.match(routing, '^(%S+) (%d) (%d+)$')
@@ -203,6 +203,7 @@ do
       redis.call('RPUSH', to, number)
     end
     group.state = 'G'
+    ctx.actor = actor
     emit_group(ctx, group, 'orchestration.saga.resumed', '"actor":' .. actor, nil)
     undo_next(ctx, group, nil)
     return 'ok'

@@ -9,7 +9,7 @@ use super::log::{Log, LogEvent};
 use super::redis::TestRedis;
 use super::{holds, wait_for};
 
-/// A task as the events tell it.
+/// A task as the events tell it; what counts against its retries, of its last life.
 #[derive(Debug)]
 struct Folded {
     state: TaskState,
@@ -17,7 +17,10 @@ struct Folded {
     retries: u64,
     released: u64,
     seq: u64,
-    is_dead_lettered: bool,
+    /// How many attempts there were before this life.
+    attempts_before: u64,
+    life: u64,
+    dead_letter: Option<String>,
     priority: String,
     queue: String,
 }
@@ -79,7 +82,7 @@ fn fold_all(log: &Log<'_>) -> BTreeMap<TaskId, Folded> {
         .collect()
 }
 
-/// Walks one life: legal moves only, and the chain of causes is unbroken.
+/// Walks all lives of a task: legal moves only, and the chain of causes is unbroken.
 fn fold(events: &[&LogEvent]) -> Folded {
     let first = events[0];
     assert_eq!(first.kind, "task.created", "{first:?}");
@@ -90,7 +93,9 @@ fn fold(events: &[&LogEvent]) -> Folded {
         retries: 0,
         released: 0,
         seq: first.seq,
-        is_dead_lettered: false,
+        attempts_before: 0,
+        life: 1,
+        dead_letter: None,
         priority: first.text("priority").to_owned(),
         queue: first.text("queue").to_owned(),
     };
@@ -101,7 +106,8 @@ fn fold(events: &[&LogEvent]) -> Folded {
         for name in ["task_id", "task_name", "workflow_id", "trigger_event_id"] {
             assert_eq!(event.payload[name], first.payload[name], "{name} of {event:?}");
         }
-        if event.kind != "task.cancelled" {
+        // Somebody asked for these.
+        if !["task.cancelled", "task.requeued"].contains(&event.kind.as_str()) {
             assert_eq!(event.causation_id, before.event_id, "{event:?}");
         }
         let is_from = |state| assert_eq!(task.state, state, "{event:?} after {before:?}");
@@ -144,7 +150,15 @@ fn fold(events: &[&LogEvent]) -> Folded {
                     ["task.failed", "task.timeout"].contains(&before.kind.as_str()),
                     "{event:?} after {before:?}"
                 );
-                task.is_dead_lettered = true;
+                task.dead_letter = Some(event.text("dead_letter_id").to_owned());
+            }
+            "task.requeued" => {
+                assert_eq!(task.dead_letter.take().as_deref(), Some(event.text("dead_letter_id")));
+                task.state = TaskState::Pending;
+                task.life += 1;
+                task.attempts_before = task.attempt;
+                (task.retries, task.released) = (0, 0);
+                assert_eq!(event.payload["life"], task.life, "{event:?}");
             }
             other => panic!("unexpected {other}: {event:?}"),
         }
@@ -152,7 +166,7 @@ fn fold(events: &[&LogEvent]) -> Folded {
         task.seq = event.seq;
     }
     let is_failed = matches!(task.state, TaskState::Failed | TaskState::Timeout);
-    assert_eq!(task.is_dead_lettered, is_failed, "{events:?}");
+    assert_eq!(task.dead_letter.is_some(), is_failed, "{events:?}");
     task
 }
 
@@ -167,7 +181,7 @@ async fn check_store(redis: &TestRedis, tasks: &BTreeMap<TaskId, Folded>) {
             assert_eq!(u64::from(record.attempt), folded.attempt, "{id}");
             assert_eq!(u64::from(record.retry_count), folded.retries, "{id}");
             assert_eq!(u64::from(record.seq), folded.seq, "{id}");
-            let used = folded.attempt - folded.released;
+            let used = folded.attempt - folded.attempts_before - folded.released;
             assert!(used <= 1 + u64::from(record.max_retries), "{id}: {folded:?}");
         }
     }
@@ -207,6 +221,10 @@ async fn check_streams(redis: &TestRedis, tasks: &BTreeMap<TaskId, Folded>) {
 fn check_statistics(log: &Log<'_>, tasks: &BTreeMap<TaskId, Folded>, statistics: &StatisticsDocument) {
     let count = |wanted: &dyn Fn(&Folded) -> bool| tasks.values().filter(|task| wanted(task)).count() as u64;
     let in_state = |state| count(&|task| task.state == state);
+    // Each life ends once, and its end stays counted.
+    let ends = |kind| log.count(kind) as u64;
+    let (pending, running) = (in_state(TaskState::Pending), in_state(TaskState::Running));
+    let ended = ends("task.completed") + ends("task.failed") + ends("task.timeout") + ends("task.cancelled");
     assert_eq!(
         [
             statistics.pending_count,
@@ -218,13 +236,13 @@ fn check_statistics(log: &Log<'_>, tasks: &BTreeMap<TaskId, Folded>, statistics:
             statistics.total_count,
         ],
         [
-            in_state(TaskState::Pending),
-            in_state(TaskState::Running),
-            in_state(TaskState::Completed),
-            in_state(TaskState::Failed),
-            in_state(TaskState::Timeout),
-            in_state(TaskState::Cancelled),
-            tasks.len() as u64,
+            pending,
+            running,
+            ends("task.completed"),
+            ends("task.failed"),
+            ends("task.timeout"),
+            ends("task.cancelled"),
+            pending + running + ended,
         ],
         "pending, running, completed, failed, timeout, cancelled, total"
     );
@@ -236,7 +254,9 @@ fn check_statistics(log: &Log<'_>, tasks: &BTreeMap<TaskId, Folded>, statistics:
         let expected = count(&|task| task.state == TaskState::Running && task.queue == *name);
         assert_eq!(queue.running_count, expected, "running of {name}");
     }
-    let dead = log.count("task.dead_lettered") + log.count("trigger.rejected");
+    let took_away = |event: &&&LogEvent| ["requeue", "discard"].contains(&event.text("action"));
+    let gone = log.all("operator.action").iter().filter(took_away).count();
+    let dead = log.count("task.dead_lettered") + log.count("trigger.rejected") - gone;
     assert_eq!(statistics.dead_letter_count, dead as u64, "dead letters");
     let durations: Vec<f64> = log
         .all("task.completed")
