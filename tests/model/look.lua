@@ -10,14 +10,13 @@ local function line(words) lines[#lines + 1] = table.concat(words, ' ') end
 
 for i = 2, #ARGV do
   if not raws[i - 1] and redis.call('EXISTS', prefix .. 'x:' .. ARGV[i]) == 1 then line({ 'left over', ARGV[i] }) end
+  local life = redis.call('HGET', prefix .. 'x:' .. ARGV[i], 'life')
+  if life then line({ 'life', ARGV[i], life }) end
 end
 local group = redis.call('LRANGE', prefix .. 'group:flow', 0, -1)
 table.sort(group)
 table.insert(group, 1, 'group')
 line(group)
-  local life = redis.call('HGET', prefix .. 'x:' .. ARGV[i], 'life')
-  if life then line({ 'life', ARGV[i], life }) end
-end
 
 local timers = redis.call('ZRANGE', prefix .. 'timers', 0, -1, 'WITHSCORES')
 local due = { 'timers' }

@@ -64,7 +64,8 @@ impl Model {
         let lines = events.iter().map(|event| Line {
             task: event.subject.parse().ok(),
             seq: event.seq,
-            is_notice: event.event_type == EventType::OperatorAction,
+            is_notice: event.event_type == EventType::OperatorAction
+                && event.facts.contains(&("/action", Fact::Text("trim".to_owned()))),
         });
         self.kept.log.extend(lines);
     }
