@@ -159,12 +159,18 @@ impl From<Error> for Failure {
                 text,
                 ..Self::from(source)
             },
-            Error::TaskNotFound(_) | Error::DeadLetterNotFound(_) => Self::new(NOT_FOUND, name, &text),
+            Error::TaskNotFound(_)
+            | Error::DeadLetterNotFound(_)
+            | Error::QueueNotFound(_)
+            | Error::WorkerNotFound(_) => Self::new(NOT_FOUND, name, &text),
             Error::InvalidField(rejection) => Self::new(USAGE, name, &text).with_errors(&rejection.problems),
             Error::UnknownTask(_) => Self::new(USAGE, name, &text),
-            Error::TaskQueueFull { .. } | Error::InvalidTransition(_) | Error::MaxRetriesExceeded { .. } => {
-                Self::new(FAILED, name, &text)
-            }
+            Error::TaskQueueFull { .. }
+            | Error::InvalidTransition(_)
+            | Error::MaxRetriesExceeded { .. }
+            | Error::WorkerPoolFull { .. }
+            | Error::NoWorkersAvailable
+            | Error::TaskFailed(_) => Self::new(FAILED, name, &text),
         }
     }
 }

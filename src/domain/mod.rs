@@ -22,6 +22,7 @@ mod trace_context;
 
 pub mod inbound;
 pub mod trigger;
+pub mod worker;
 
 mod task_fields;
 

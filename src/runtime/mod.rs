@@ -7,6 +7,7 @@
 //!
 //! [`queue::TaskQueue`] and [`bus::EventBus`] offer the same to programs that link the library.
 
+mod autoscale;
 pub mod backoff;
 pub mod builtin;
 pub mod bus;
@@ -16,9 +17,14 @@ pub mod handler;
 pub mod holdings;
 mod ingest;
 mod member;
+pub mod operate;
+pub mod pool;
 pub mod queue;
 pub mod replica;
+mod report;
 pub mod request;
 mod slots;
+mod snapshot;
+mod wakes;
 mod watch;
 mod work;

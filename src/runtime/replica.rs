@@ -16,11 +16,13 @@ use super::defaults::Defaults;
 use super::handler::{Handlers, TaskContext};
 use super::holdings::Holdings;
 use super::ingest::{self, Source};
+use super::report::{self, Bounds};
 use super::slots::Slots;
+use super::wakes::Wakes;
 use super::watch::OwnBeats;
 use super::work::Ended;
-use super::{member, watch, work};
-use crate::domain::id::{ReplicaId, TaskId};
+use super::{autoscale, member, snapshot, watch, work};
+use crate::domain::id::{Partition, ReplicaId, TaskId};
 use crate::domain::retry::RetryPolicy;
 use crate::error::Error;
 use crate::store::functions::{Claimed, Joining};
@@ -33,8 +35,12 @@ use crate::store::{Store, StoreError};
 pub struct ReplicaOptions {
     /// What it can run.
     pub handlers: Handlers,
-    /// How many tasks it runs at once.
+    /// How many tasks it runs at once; with `autoscale`, at most.
     pub workers: u16,
+    /// The fewest workers that it may be scaled to; a smaller `workers` lowers it.
+    pub min_workers: u16,
+    /// Whether it moves between the two by how much waits, from the fewest on.
+    pub autoscale: bool,
     /// The limit of tasks that are not terminal, over all replicas; 0 is no limit. `None` leaves what is set.
     pub max_size: Option<u64>,
     /// The limit of tasks that run, over all replicas; 0 is no limit. `None` leaves what is set.
@@ -49,6 +55,8 @@ pub struct ReplicaOptions {
     pub grace: Duration,
     /// From which duration on an attempt is logged as slow.
     pub slow_task: Duration,
+    /// How often it publishes a snapshot of the statistics.
+    pub snapshot_interval: Duration,
 }
 
 impl ReplicaOptions {
@@ -58,6 +66,8 @@ impl ReplicaOptions {
         Self {
             handlers,
             workers: 10,
+            min_workers: 2,
+            autoscale: false,
             max_size: Some(1000),
             max_running: Some(0),
             max_wait: Duration::from_secs(60),
@@ -65,6 +75,7 @@ impl ReplicaOptions {
             retry: RetryPolicy::STANDARD,
             grace: Duration::from_secs(30),
             slow_task: Duration::from_secs(30),
+            snapshot_interval: Duration::from_secs(10),
         }
     }
 }
@@ -121,6 +132,7 @@ pub(crate) struct Run {
     pub(super) options: ReplicaOptions,
     pub(super) defaults: Defaults,
     pub(super) slots: Slots,
+    pub(super) bounds: Arc<Bounds>,
     pub(super) holdings: Holdings,
     pub(super) runtime: Handle,
     pub(super) tracker: TaskTracker,
@@ -137,11 +149,13 @@ pub(crate) struct Run {
     /// Everything is settled: beat no more.
     pub(super) left: CancellationToken,
     /// Something rang that may mean work.
-    pub(super) bell: Notify,
+    pub(super) bell: Wakes,
     /// There may be room in the queue.
     pub(super) room: Notify,
     /// There may be an earlier timer.
-    pub(super) timers: Notify,
+    pub(super) timers: Wakes,
+    /// What the workers do is to be reported now.
+    pub(super) scaling: Notify,
     /// Whether to read again what is pending under the replica's name, for triggers and commands.
     pub(super) reread: [AtomicBool; 2],
     pub(super) beats: OwnBeats,
@@ -230,6 +244,7 @@ pub struct Replica {
     store: Store,
     beat_store: Store,
     options: ReplicaOptions,
+    bounds: Arc<Bounds>,
     handle: ReplicaHandle,
 }
 
@@ -241,6 +256,7 @@ impl Replica {
         Self {
             store,
             beat_store,
+            bounds: Arc::new(bounds(&options)),
             options,
             handle: ReplicaHandle {
                 current: Arc::default(),
@@ -263,7 +279,7 @@ impl Replica {
     pub async fn run(self) -> Result<(), StoreError> {
         let stop = self.handle.stop.clone();
         while !stop.is_cancelled() {
-            let Some((run, queues)) = join(&self.store, &self.options, &stop).await? else {
+            let Some((run, queues)) = join(&self.store, &self.options, &self.bounds, &stop).await? else {
                 break;
             };
             self.run_once(run, queues).await;
@@ -302,6 +318,11 @@ impl Replica {
             loops.spawn(watch::listen(Arc::clone(&run), partition));
             settling.spawn(work::settle_work(Arc::clone(&run), partition, queue));
         }
+        loops.spawn(report::report_workers(Arc::clone(&run)));
+        loops.spawn(snapshot::publish_snapshots(Arc::clone(&run)));
+        if run.options.autoscale {
+            loops.spawn(autoscale::autoscale(Arc::clone(&run)));
+        }
         for tracker in [&readers, &loops, &settling, &run.tracker] {
             tracker.close();
         }
@@ -323,10 +344,18 @@ impl Replica {
     }
 }
 
+/// How many workers a replica begins with, and may have.
+fn bounds(options: &ReplicaOptions) -> Bounds {
+    let min = options.min_workers.min(options.workers);
+    let size = if options.autoscale { min } else { options.workers };
+    Bounds::new(min, size, options.workers)
+}
+
 /// Joins under a fresh name; `None` when stopped before Redis answered.
 async fn join(
     store: &Store,
     options: &ReplicaOptions,
+    bounds: &Arc<Bounds>,
     stop: &CancellationToken,
 ) -> Result<Option<(Arc<Run>, Vec<mpsc::Receiver<Ended>>)>, StoreError> {
     let replica = ReplicaId::from_random(uuid::Uuid::new_v4().as_u64_pair().1);
@@ -335,7 +364,7 @@ async fn join(
     let joining = Joining {
         max_size: options.max_size,
         max_running: options.max_running,
-        workers: Some(options.workers),
+        workers: Some(bounds.size()),
         started_at: &started_at,
         announce: options.workers > 0,
         task_names: &names,
@@ -375,7 +404,8 @@ async fn join(
             retry: options.retry,
             handlers: options.handlers.defaults(),
         },
-        slots: Slots::new(options.workers),
+        slots: Slots::new(bounds.size()),
+        bounds: Arc::clone(bounds),
         holdings: Holdings::default(),
         runtime: Handle::current(),
         tracker: TaskTracker::new(),
@@ -385,9 +415,10 @@ async fn join(
         hand_back: CancellationToken::new(),
         fenced: CancellationToken::new(),
         left: CancellationToken::new(),
-        bell: Notify::new(),
+        bell: Wakes::new(store.partition_count()),
         room: Notify::new(),
-        timers: Notify::new(),
+        timers: Wakes::new(store.partition_count()),
+        scaling: Notify::new(),
         reread: [AtomicBool::new(false), AtomicBool::new(false)],
         beats: OwnBeats::default(),
         progress: Progress::default(),
@@ -413,7 +444,8 @@ impl Membership {
         stop: CancellationToken,
         adopted: Arc<Mutex<VecDeque<Claimed>>>,
     ) -> Result<Self, Error> {
-        let (run, _) = join(&store, &options, &stop)
+        let bounds = Arc::new(bounds(&options));
+        let (run, _) = join(&store, &options, &bounds, &stop)
             .await?
             .ok_or_else(|| StoreError::NotConnected("the queue was closed".to_owned()))?;
         let mut run =
@@ -475,12 +507,12 @@ impl Membership {
 
     /// Waits until something rings that may mean work.
     pub(super) async fn bell(&self) {
-        self.run.bell.notified().await;
+        self.run.bell.heard_any().await;
     }
 
     /// Says that there may be an earlier timer.
-    pub(super) fn wake_timers(&self) {
-        self.run.timers.notify_one();
+    pub(super) fn wake_timers(&self, partition: Partition) {
+        self.run.timers.ring(partition);
     }
 
     /// What whoever runs the task is told.
@@ -503,6 +535,7 @@ fn abandon(run: &Run) {
 async fn drain(run: &Arc<Run>, readers: &TaskTracker) {
     info!(replica = %run.replica, running = run.holdings.list().len(), "draining");
     let deadline = tokio::time::Instant::now() + run.options.grace;
+    run.report_draining().await;
     // A claim under way may still hand out tasks; they run or are handed back like the others.
     let quiet = async {
         readers.wait().await;

@@ -19,6 +19,7 @@ use tracing::{debug, error, warn};
 use super::backoff::Waits;
 use super::handler::{HandlerResult, TaskContext, TaskError};
 use super::replica::Run;
+use super::slots::Verdict;
 use crate::domain::digest::sha256_hex;
 use crate::domain::id::{Partition, TaskId};
 use crate::domain::retry::RetryPolicy;
@@ -65,7 +66,7 @@ impl Run {
         self.appetite(if self.stop.is_cancelled() {
             Vec::new()
         } else {
-            self.slots.take_all()
+            self.slots.take_spare()
         })
     }
 
@@ -86,8 +87,10 @@ impl Run {
             return;
         };
         let run = Arc::clone(self);
+        run.slots.begin(claimed.slot);
         let attempt = async move {
             let outcome = run.attempt(&claimed, &cancel, &give_up).await;
+            run.slots.end(claimed.slot, verdict(outcome.as_ref()));
             cancel.cancel();
             let ended = Ended {
                 task_id: claimed.task_id,
@@ -160,9 +163,11 @@ impl Run {
         };
         told.cancel();
         let elapsed = began.elapsed();
+        // A log takes no wider number as one.
+        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         if elapsed > self.options.slow_task {
             warn!(task_id = %claimed.task_id, attempt = claimed.attempt, task_name = name,
-                elapsed_ms = elapsed.as_millis(), "slow task");
+                elapsed_ms, "slow task");
         }
         let delay_ms = || {
             let delay = policy.delay(retry, chance());
@@ -197,7 +202,7 @@ impl Run {
         };
         counter.fetch_add(u64::from(!matches!(outcome, Outcome::Released)), Ordering::Relaxed);
         debug!(task_id = %claimed.task_id, attempt = claimed.attempt, task_name = name,
-            elapsed_ms = elapsed.as_millis(), outcome = outcome_word(&outcome), "attempt ended");
+            elapsed_ms, outcome = outcome_word(&outcome), "attempt ended");
         Some(outcome)
     }
 }
@@ -222,6 +227,15 @@ async fn expiry(timeout: Option<Duration>) {
     match timeout {
         Some(timeout) => tokio::time::sleep(timeout).await,
         None => std::future::pending().await,
+    }
+}
+
+/// What an outcome says of the worker that saw it.
+const fn verdict(outcome: Option<&Outcome>) -> Verdict {
+    match outcome {
+        Some(Outcome::Completed { .. }) => Verdict::Completed,
+        Some(Outcome::Failed { .. } | Outcome::Timeout { .. } | Outcome::Rejected { .. }) => Verdict::Failed,
+        Some(Outcome::Released | Outcome::Aborted) | None => Verdict::Neither,
     }
 }
 
@@ -276,7 +290,7 @@ pub(super) fn error_json(error: &TaskError) -> String {
     serde_json::to_string(&body).unwrap_or_else(|_| "{}".to_owned())
 }
 
-fn panicked(panic: &(dyn std::any::Any + Send)) -> TaskError {
+pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> TaskError {
     let text = panic
         .downcast_ref::<&str>()
         .copied()
@@ -300,7 +314,7 @@ pub(super) async fn take_work(run: Arc<Run>, partition: Partition) {
         let offered = tokio::select! {
             biased;
             () = run.stop.cancelled() => return,
-            offered = run.slots.take_some() => offered,
+            offered = run.slots.take_some(partition) => offered,
         };
         // No call hands out more than this many; the others are asked for by the next.
         let mut offered = offered;
@@ -335,7 +349,7 @@ pub(super) async fn take_work(run: Arc<Run>, partition: Partition) {
         let news = tokio::select! {
             biased;
             () = run.stop.cancelled() => return,
-            () = run.bell.notified() => Ok(()),
+            () = run.bell.heard(partition) => Ok(()),
             news = doorbell.wait(&bells) => news,
         };
         if let Err(error) = news {
@@ -372,7 +386,9 @@ pub(super) async fn settle_work(run: Arc<Run>, partition: Partition, mut queue: 
                 })
             })
             .collect();
-        let freed: Vec<u16> = batch.iter().map(|ended| ended.slot).collect();
+        let freed = run
+            .slots
+            .keep_share(partition, batch.iter().map(|ended| ended.slot).collect());
         let mut claimed = Vec::new();
         run.progress.expect("settle");
         while !settlements.is_empty() {
@@ -417,7 +433,7 @@ impl Run {
         for (settlement, word) in settlements.iter().zip(words) {
             match word {
                 Settled::Ok | Settled::Duplicate => {}
-                Settled::Retry => self.timers.notify_one(),
+                Settled::Retry => self.timers.ring(settlement.task_id.partition()),
                 Settled::Stale => {
                     warn!(task_id = %settlement.task_id, attempt = settlement.attempt,
                         "a late result was refused: the attempt is not this replica's any more");

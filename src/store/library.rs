@@ -29,7 +29,7 @@ const SHARED: [&str; 14] = [
 ];
 
 /// The functions, each part with its own.
-const FUNCTIONS: [&str; 18] = [
+const FUNCTIONS: [&str; 21] = [
     include_str!("lua/join.lua"),
     include_str!("lua/create.lua"),
     include_str!("lua/stage.lua"),
@@ -46,6 +46,9 @@ const FUNCTIONS: [&str; 18] = [
     include_str!("lua/acknowledge.lua"),
     include_str!("lua/statistics.lua"),
     include_str!("lua/limits.lua"),
+    include_str!("lua/pause.lua"),
+    include_str!("lua/report.lua"),
+    include_str!("lua/scale.lua"),
     include_str!("lua/requeue.lua"),
     include_str!("lua/discard.lua"),
 ];
@@ -109,6 +112,12 @@ pub enum Function {
     Statistics,
     /// Changes a limit at run time.
     Limits,
+    /// Hands out nothing more of a queue, or again.
+    Pause,
+    /// A replica says what its workers do.
+    Report,
+    /// Asks replicas for more or fewer workers.
+    Scale,
     /// Gives tasks out of the dead letters a new life.
     Requeue,
     /// Removes dead letters.
@@ -137,6 +146,9 @@ impl Function {
             Self::Forget => "forget",
             Self::Statistics => "statistics",
             Self::Limits => "limits",
+            Self::Pause => "pause",
+            Self::Report => "report",
+            Self::Scale => "scale",
             Self::Requeue => "requeue",
             Self::Discard => "discard",
         }

@@ -13,10 +13,10 @@ local function join(keys, args)
   if found[1] and found[1] ~= SCHEMA then return { 'schema', found[1] } end
   if found[2] and found[2] ~= args[2] then return { 'partitions', found[2] } end
   redis.call('HSET', meta, 'schema', SCHEMA, 'partitions', args[2])
-  if not found[3] then
-    if args[3] ~= '' then redis.call('HSET', meta, 'max_size', args[3]) end
-    if args[4] ~= '' then redis.call('HSET', meta, 'max_running', args[4]) end
-  end
+  -- What an operator has set stays, whatever is configured.
+  local set = found[3] or ''
+  if args[3] ~= '' and not is_limit_set(set, 'size') then redis.call('HSET', meta, 'max_size', args[3]) end
+  if args[4] ~= '' and not is_limit_set(set, 'running') then redis.call('HSET', meta, 'max_running', args[4]) end
   local ctx = open(keys, replica)
   ensure_queue(ctx, 'default')
   if args[5] == '' then return { 'ok' } end
