@@ -21,6 +21,30 @@ pub enum Error {
     /// There is no such dead letter (any more).
     #[error("there is no dead letter `{0}`")]
     DeadLetterNotFound(String),
+    /// There is no queue of this name.
+    #[error("there is no queue `{0}`")]
+    QueueNotFound(String),
+    /// There is no such worker, or no such replica (any more).
+    #[error("there is no worker or replica `{0}`")]
+    WorkerNotFound(String),
+    /// A pool can not have so many workers; nothing was changed.
+    #[error(
+        "the worker pool is at max capacity: it has {workers} of {max_workers} workers, {asked} more were asked for"
+    )]
+    WorkerPoolFull {
+        /// How many it has.
+        workers: u16,
+        /// How many it may have.
+        max_workers: u16,
+        /// How many more were asked for.
+        asked: u16,
+    },
+    /// There is no worker that could take a task: the pool is not started, or it is stopping.
+    #[error("no workers are available: none has started, or all are stopping")]
+    NoWorkersAvailable,
+    /// What a worker was given to do failed.
+    #[error("the task failed: {0}")]
+    TaskFailed(TaskError),
     /// The queue holds as many unfinished tasks as it may; try again when some have ended.
     #[error("the queue is at capacity: {max_size} of {max_size} tasks are unfinished")]
     TaskQueueFull {
@@ -70,6 +94,11 @@ impl Error {
             Self::WorkflowNotFound(_) => "WorkflowNotFound",
             Self::SagaNotFound(_) => "SagaNotFound",
             Self::DeadLetterNotFound(_) => "DeadLetterNotFound",
+            Self::QueueNotFound(_) => "QueueNotFound",
+            Self::WorkerNotFound(_) => "WorkerNotFound",
+            Self::WorkerPoolFull { .. } => "WorkerPoolFull",
+            Self::NoWorkersAvailable => "NoWorkersAvailable",
+            Self::TaskFailed(_) => "TaskFailed",
             Self::TaskQueueFull { .. } => "TaskQueueFull",
             Self::UnknownTask(_) => "UnknownTask",
             Self::InvalidField(_) => "InvalidField",
@@ -85,10 +114,14 @@ impl Error {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::TaskQueueFull { .. } | Self::RedisUnavailable(_) => true,
+            Self::TaskQueueFull { .. } | Self::NoWorkersAvailable | Self::RedisUnavailable(_) => true,
+            Self::TaskFailed(error) => error.is_retryable,
             Self::TaskNotFound(_)
             | Self::WorkflowNotFound(_)
             | Self::SagaNotFound(_)
+            | Self::QueueNotFound(_)
+            | Self::WorkerNotFound(_)
+            | Self::WorkerPoolFull { .. }
             | Self::DeadLetterNotFound(_)
             | Self::UnknownTask(_)
             | Self::InvalidField(_)

@@ -35,7 +35,8 @@
 //!
 //! [`TaskQueue`] puts tasks in and takes them out; [`EventBus`] publishes triggers and follows the log; [`Handlers`]
 //! holds the functions that a replica of one's own runs. [`RetryPolicy::execute_with_retry`] tries any operation again by
-//! the same policies. [`DeadLetters`] lists what failed for good and brings it back.
+//! the same policies. [`DeadLetters`] lists what failed for good and brings it back;
+//! [`WorkerPool`] runs functions without any Redis.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -55,15 +56,18 @@ pub use domain::id::TaskId;
 pub use domain::priority::Priority;
 pub use domain::retry::{RetryPolicy, RetryStrategy};
 pub use domain::state::TaskState;
+pub use domain::worker::WorkerState;
 pub use error::Error;
 pub use runtime::bus::{EventBus, NewEvent, Subscription};
 pub use runtime::dead_letters::{DeadLetterPage, DeadLetters, Requeued, Sweep};
 pub use runtime::handler::{Handler, Handlers, TaskContext, TaskError};
+pub use runtime::pool::{AsyncFunction, BlockingFunction, WorkerMetrics, WorkerPool, WorkerPoolMetrics};
 pub use runtime::queue::{Task, TaskQueue, TaskQueueOptions};
 pub use runtime::replica::{Replica, ReplicaHandle, ReplicaOptions};
 pub use runtime::retrying::RetryContext;
 pub use store::dead_letters::Operator;
 pub use store::letter::DeadLetterDocument;
 pub use store::letter_listing::DeadLetterQuery;
+pub use store::operate::{Limits, Scaling};
 pub use store::upkeep::Retention;
 pub use store::{Endpoint, Store, StoreError};

@@ -162,13 +162,18 @@ impl From<Error> for Failure {
             Error::TaskNotFound(_)
             | Error::WorkflowNotFound(_)
             | Error::SagaNotFound(_)
-            | Error::DeadLetterNotFound(_) => Self::new(NOT_FOUND, name, &text),
+            | Error::DeadLetterNotFound(_)
+            | Error::QueueNotFound(_)
+            | Error::WorkerNotFound(_) => Self::new(NOT_FOUND, name, &text),
             Error::InvalidField(rejection) => Self::new(USAGE, name, &text).with_errors(&rejection.problems),
             Error::UnknownTask(_) => Self::new(USAGE, name, &text),
             Error::TaskQueueFull { .. }
             | Error::InvalidTransition(_)
             | Error::MaxRetriesExceeded { .. }
-            | Error::PermanentFailure { .. } => Self::new(FAILED, name, &text),
+            | Error::PermanentFailure { .. }
+            | Error::WorkerPoolFull { .. }
+            | Error::NoWorkersAvailable
+            | Error::TaskFailed(_) => Self::new(FAILED, name, &text),
         }
     }
 }

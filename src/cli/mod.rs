@@ -19,11 +19,13 @@ mod fleet;
 mod functions;
 mod health;
 mod output;
+mod queue;
 mod redis_server;
 mod serve;
 mod stats;
 mod task;
 mod trigger;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -101,6 +103,12 @@ enum Command {
     /// Look at what failed for good or was rejected, and bring it back
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Look at queues, pause them, set the limits of all
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
+    /// Look at workers, have more of them or fewer
+    #[command(subcommand)]
+    Workers(workers::WorkersCommand),
     /// Count tasks, queues and workers
     #[command(after_help = stats::EXAMPLES)]
     Stats,
@@ -175,6 +183,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Trigger(args) => trigger::run(&context, args).await,
             Command::Task(command) => task::run(&context, command).await,
             Command::Dlq(command) => dlq::run(&context, command).await,
+            Command::Queue(command) => queue::run(&context, command).await,
+            Command::Workers(command) => workers::run(&context, command).await,
             Command::Stats => stats::run(&context).await,
             Command::Events(command) => events::run(&context, command).await,
             Command::Health(args) => health::run(&context, &args).await,

@@ -26,6 +26,7 @@ mod trace_context;
 pub mod inbound;
 pub mod saga;
 pub mod trigger;
+pub mod worker;
 pub mod workflow;
 
 mod task_fields;

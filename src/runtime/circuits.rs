@@ -215,7 +215,9 @@ async fn mind_one(run: &Arc<Run>, name: &str) {
                 guard.is_told.send_replace(false);
                 tell(run, name, None).await;
                 info!(replica = %run.replica, task_name = name, "the target of a handler answers again");
-                run.bell.notify_one();
+                for partition in run.store.partitions() {
+                    run.bell.ring(partition);
+                }
                 return;
             }
         }

@@ -328,7 +328,7 @@ impl Acting {
                         match word {
                             Created::Ok => {
                                 if task.trigger.start != Start::Now {
-                                    run.timers.notify_one();
+                                    run.timers.ring(partition);
                                 }
                                 done.push(entry.id);
                             }

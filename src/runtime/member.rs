@@ -115,12 +115,13 @@ fn learn(run: &Arc<Run>, held: &[(TaskId, u32)], gone: &[TaskId], lost: Vec<Clai
     }
     for mut claimed in lost {
         if let Some(adopted) = &run.adopted {
+            let claimed_in = claimed.task_id.partition();
             if run.holdings.enter(claimed.task_id, claimed.attempt).is_some() {
                 adopted
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .push_back(claimed);
-                run.bell.notify_one();
+                run.bell.ring(claimed_in);
             }
             continue;
         }

@@ -7,6 +7,7 @@
 //!
 //! [`queue::TaskQueue`] and [`bus::EventBus`] offer the same to programs that link the library.
 
+mod autoscale;
 pub mod backoff;
 pub mod builtin;
 pub mod bus;
@@ -23,13 +24,18 @@ pub mod http_handler;
 mod ingest;
 mod invocation;
 mod member;
+pub mod operate;
+pub mod pool;
 pub mod queue;
 mod recall;
 mod reference;
 pub mod replica;
+mod report;
 pub mod request;
 pub mod retrying;
 mod slots;
+mod snapshot;
 mod sweep;
+mod wakes;
 mod watch;
 mod work;

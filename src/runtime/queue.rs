@@ -22,9 +22,11 @@ use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::trigger::{Start, TaskTrigger};
 use crate::error::Error;
+use crate::store::dead_letters::Operator;
 use crate::store::document::{StatisticsDocument, TaskDocument, Ties};
 use crate::store::doorbell::Doorbell;
 use crate::store::functions::{Appetite, Asker, Claimed, Outcome, Settled, Settlement};
+use crate::store::operate::Limits;
 use crate::store::{Endpoint, Store, StoreError};
 
 /// A task to be put into a queue.
@@ -453,7 +455,7 @@ impl TaskQueue {
         member.leave(task, attempt);
         match words.first() {
             Some(Settled::Retry) => {
-                member.wake_timers();
+                member.wake_timers(task.partition());
                 Ok(())
             }
             Some(Settled::Ok | Settled::Duplicate) => Ok(()),
@@ -516,12 +518,12 @@ impl TaskQueue {
     ///
     /// [`Error::RedisUnavailable`].
     pub async fn set_max_running(&self, max_running: u64) -> Result<(), Error> {
-        for partition in self.inner.store.partitions() {
-            self.inner
-                .store
-                .set_limits(partition, self.inner.actor, None, Some(max_running))
-                .await?;
-        }
+        let limits = Limits {
+            max_running: Some(max_running),
+            ..Limits::default()
+        };
+        let operator = Operator::new(&self.inner.options.source_agent, None);
+        super::operate::set_limits(&self.inner.store, &operator, None, limits).await?;
         Ok(())
     }
 }

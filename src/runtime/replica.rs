@@ -19,10 +19,12 @@ use super::handler::{Handlers, TaskContext};
 use super::holdings::Holdings;
 use super::ingest::{self, Source};
 use super::recall::Recollection;
+use super::report::{self, Bounds};
 use super::slots::Slots;
+use super::wakes::Wakes;
 use super::watch::OwnBeats;
 use super::work::Ended;
-use super::{member, recall, sweep, watch, work};
+use super::{autoscale, member, recall, snapshot, sweep, watch, work};
 use crate::domain::id::{Partition, ReplicaId, TaskId};
 use crate::domain::retry::RetryPolicy;
 use crate::error::Error;
@@ -37,8 +39,12 @@ use crate::store::{Store, StoreError};
 pub struct ReplicaOptions {
     /// What it can run.
     pub handlers: Handlers,
-    /// How many tasks it runs at once.
+    /// How many tasks it runs at once; with `autoscale`, at most.
     pub workers: u16,
+    /// The fewest workers that it may be scaled to; a smaller `workers` lowers it.
+    pub min_workers: u16,
+    /// Whether it moves between the two by how much waits, from the fewest on.
+    pub autoscale: bool,
     /// The limit of tasks that are not terminal, over all replicas; 0 is no limit. `None` leaves what is set.
     pub max_size: Option<u64>,
     /// The limit of tasks that run, over all replicas; 0 is no limit. `None` leaves what is set.
@@ -56,6 +62,8 @@ pub struct ReplicaOptions {
     /// How long events, ended tasks and dead letters are kept. `None` leaves that to other replicas, or to the default
     /// where there are none.
     pub retention: Option<Retention>,
+    /// How often it publishes a snapshot of the statistics.
+    pub snapshot_interval: Duration,
 }
 
 impl ReplicaOptions {
@@ -65,6 +73,8 @@ impl ReplicaOptions {
         Self {
             handlers,
             workers: 10,
+            min_workers: 2,
+            autoscale: false,
             max_size: Some(1000),
             max_running: Some(0),
             max_wait: Duration::from_secs(60),
@@ -73,6 +83,7 @@ impl ReplicaOptions {
             grace: Duration::from_secs(30),
             slow_task: Duration::from_secs(30),
             retention: Some(Retention::default()),
+            snapshot_interval: Duration::from_secs(10),
         }
     }
 }
@@ -129,6 +140,7 @@ pub(crate) struct Run {
     pub(super) options: ReplicaOptions,
     pub(super) defaults: Defaults,
     pub(super) slots: Arc<Slots>,
+    pub(super) bounds: Arc<Bounds>,
     pub(super) circuits: Circuits,
     /// Blocking functions that outlived their attempts, also those of earlier runs.
     pub(super) detached: Arc<Detached>,
@@ -148,11 +160,13 @@ pub(crate) struct Run {
     /// Everything is settled: beat no more.
     pub(super) left: CancellationToken,
     /// Something rang that may mean work.
-    pub(super) bell: Notify,
+    pub(super) bell: Wakes,
     /// There may be room in the queue.
     pub(super) room: Notify,
     /// There may be an earlier timer.
-    pub(super) timers: Notify,
+    pub(super) timers: Wakes,
+    /// What the workers do is to be reported now.
+    pub(super) scaling: Notify,
     /// Whether to read again what is pending under the replica's name, for triggers and commands.
     pub(super) reread: [AtomicBool; 2],
     pub(super) beats: OwnBeats,
@@ -263,6 +277,7 @@ pub struct Replica {
     beat_store: Store,
     options: ReplicaOptions,
     detached: Arc<Detached>,
+    bounds: Arc<Bounds>,
     handle: ReplicaHandle,
     recollection: Recollection,
 }
@@ -275,6 +290,7 @@ impl Replica {
         Self {
             store,
             beat_store,
+            bounds: Arc::new(bounds(&options)),
             options,
             detached: Arc::default(),
             handle: ReplicaHandle {
@@ -299,8 +315,15 @@ impl Replica {
     pub async fn run(self) -> Result<(), StoreError> {
         let stop = self.handle.stop.clone();
         while !stop.is_cancelled() {
-            let Some((run, queues)) =
-                join(&self.store, &self.options, &self.detached, &stop, &self.recollection).await?
+            let Some((run, queues)) = join(
+                &self.store,
+                &self.options,
+                &self.bounds,
+                &self.detached,
+                &stop,
+                &self.recollection,
+            )
+            .await?
             else {
                 break;
             };
@@ -345,6 +368,11 @@ impl Replica {
             loops.spawn(watch::listen(Arc::clone(&run), partition));
             settling.spawn(work::settle_work(Arc::clone(&run), partition, queue));
         }
+        loops.spawn(report::report_workers(Arc::clone(&run)));
+        loops.spawn(snapshot::publish_snapshots(Arc::clone(&run)));
+        if run.options.autoscale {
+            loops.spawn(autoscale::autoscale(Arc::clone(&run)));
+        }
         for tracker in [&readers, &loops, &settling, &run.tracker] {
             tracker.close();
         }
@@ -378,10 +406,18 @@ async fn join_one(
     recollection.look(store, partition, replica).await.map(drop)
 }
 
+/// How many workers a replica begins with, and may have.
+fn bounds(options: &ReplicaOptions) -> Bounds {
+    let min = options.min_workers.min(options.workers);
+    let size = if options.autoscale { min } else { options.workers };
+    Bounds::new(min, size, options.workers)
+}
+
 /// Joins under a fresh name; `None` when stopped before Redis answered.
 async fn join(
     store: &Store,
     options: &ReplicaOptions,
+    bounds: &Arc<Bounds>,
     detached: &Arc<Detached>,
     stop: &CancellationToken,
     recollection: &Recollection,
@@ -392,7 +428,7 @@ async fn join(
     let joining = Joining {
         max_size: options.max_size,
         max_running: options.max_running,
-        workers: Some(options.workers),
+        workers: Some(bounds.size()),
         started_at: &started_at,
         announce: options.workers > 0,
         task_names: &names,
@@ -423,7 +459,7 @@ async fn join(
         }
         break;
     }
-    let slots = Arc::new(Slots::new(options.workers));
+    let slots = Arc::new(Slots::new(bounds.size()));
     detached.move_to(&slots);
     let (ended, queues) = store.partitions().map(|_| mpsc::channel(1024)).unzip();
     let run_stop = stop.child_token();
@@ -436,6 +472,7 @@ async fn join(
             handlers: options.handlers.defaults(),
         },
         slots,
+        bounds: Arc::clone(bounds),
         circuits: Circuits::new(&options.handlers, run_stop.clone()),
         detached: Arc::clone(detached),
         holdings: Holdings::default(),
@@ -447,9 +484,10 @@ async fn join(
         hand_back: CancellationToken::new(),
         fenced: CancellationToken::new(),
         left: CancellationToken::new(),
-        bell: Notify::new(),
+        bell: Wakes::new(store.partition_count()),
         room: Notify::new(),
-        timers: Notify::new(),
+        timers: Wakes::new(store.partition_count()),
+        scaling: Notify::new(),
         reread: [AtomicBool::new(false), AtomicBool::new(false)],
         beats: OwnBeats::default(),
         recollection: recollection.clone(),
@@ -477,9 +515,17 @@ impl Membership {
         stop: CancellationToken,
         adopted: Arc<Mutex<VecDeque<Claimed>>>,
     ) -> Result<Self, Error> {
-        let (run, _) = join(&store, &options, &Arc::default(), &stop, &Recollection::default())
-            .await?
-            .ok_or_else(|| StoreError::NotConnected("the queue was closed".to_owned()))?;
+        let bounds = Arc::new(bounds(&options));
+        let (run, _) = join(
+            &store,
+            &options,
+            &bounds,
+            &Arc::default(),
+            &stop,
+            &Recollection::default(),
+        )
+        .await?
+        .ok_or_else(|| StoreError::NotConnected("the queue was closed".to_owned()))?;
         let mut run =
             Arc::into_inner(run).ok_or_else(|| StoreError::NotConnected("the queue was closed".to_owned()))?;
         run.adopted = Some(adopted);
@@ -540,12 +586,12 @@ impl Membership {
 
     /// Waits until something rings that may mean work.
     pub(super) async fn bell(&self) {
-        self.run.bell.notified().await;
+        self.run.bell.heard_any().await;
     }
 
     /// Says that there may be an earlier timer.
-    pub(super) fn wake_timers(&self) {
-        self.run.timers.notify_one();
+    pub(super) fn wake_timers(&self, partition: Partition) {
+        self.run.timers.ring(partition);
     }
 
     /// What whoever runs the task is told.
@@ -579,6 +625,7 @@ const GOODBYE_PATIENCE: Duration = Duration::from_secs(10);
 async fn drain(run: &Arc<Run>, readers: &TaskTracker) {
     info!(replica = %run.replica, running = run.holdings.list().len(), detached = run.detached.count(), "draining");
     let deadline = tokio::time::Instant::now() + run.options.grace;
+    run.report_draining().await;
     // A claim under way may still hand out tasks; they run or are handed back like the others.
     let quiet = async {
         readers.wait().await;

@@ -185,7 +185,7 @@ pub(super) async fn promote_due(run: Arc<Run>, partition: Partition) {
         };
         tokio::select! {
             () = run.stop.cancelled() => return,
-            () = run.timers.notified() => {}
+            () = run.timers.heard(partition) => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -216,9 +216,10 @@ pub(super) async fn listen(run: Arc<Run>, partition: Partition) {
                     match field(b"what") {
                         Some("cancel") => task().into_iter().for_each(|task| run.holdings.abort(task)),
                         Some("abort") => task().into_iter().for_each(|task| run.holdings.give_up(task)),
-                        Some("work") => run.timers.notify_one(),
+                        Some("work") => run.timers.ring(partition),
+                        Some("scale") if field(b"about") == Some(run.replica.as_str()) => run.scaling.notify_one(),
                         _ => {
-                            run.bell.notify_one();
+                            run.bell.ring(partition);
                             run.room.notify_one();
                             run.circuits.ring();
                         }

@@ -20,6 +20,7 @@ use super::backoff::Waits;
 use super::detached::Threads;
 use super::handler::{HandlerResult, TaskContext, TaskError};
 use super::replica::Run;
+use super::slots::Verdict;
 use crate::domain::circuit::Sign;
 use crate::domain::digest::sha256_hex;
 use crate::domain::id::{Partition, TaskId};
@@ -70,7 +71,7 @@ impl Run {
         self.appetite(if self.stop.is_cancelled() {
             Vec::new()
         } else {
-            self.slots.take_all()
+            self.slots.take_spare()
         })
     }
 
@@ -91,9 +92,11 @@ impl Run {
             return;
         };
         let run = Arc::clone(self);
+        run.slots.begin(claimed.slot);
         let attempt = async move {
             let threads = Threads::default();
             let outcome = run.attempt(&claimed, &threads, &cancel, &give_up).await;
+            run.slots.end(claimed.slot, verdict(outcome.as_ref()));
             cancel.cancel();
             let token = (claimed.task_id, claimed.attempt);
             let slot = run.detached.part(&threads, token, claimed.slot, &run.slots);
@@ -177,9 +180,11 @@ impl Run {
         };
         told.cancel();
         let elapsed = began.elapsed();
+        // A log takes no wider number as one.
+        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         if elapsed > self.options.slow_task {
             warn!(task_id = %claimed.task_id, attempt = claimed.attempt, task_name = name,
-                elapsed_ms = elapsed.as_millis(), "slow task");
+                elapsed_ms, "slow task");
         }
         let sign = finished
             .as_ref()
@@ -219,7 +224,7 @@ impl Run {
         };
         counter.fetch_add(u64::from(!matches!(outcome, Outcome::Released(_))), Ordering::Relaxed);
         debug!(task_id = %claimed.task_id, attempt = claimed.attempt, task_name = name,
-            elapsed_ms = elapsed.as_millis(), outcome = outcome_word(&outcome), "attempt ended");
+            elapsed_ms, outcome = outcome_word(&outcome), "attempt ended");
         Some(outcome)
     }
 }
@@ -256,6 +261,15 @@ async fn expiry(timeout: Option<Duration>) {
     match timeout {
         Some(timeout) => tokio::time::sleep(timeout).await,
         None => std::future::pending().await,
+    }
+}
+
+/// What an outcome says of the worker that saw it.
+const fn verdict(outcome: Option<&Outcome>) -> Verdict {
+    match outcome {
+        Some(Outcome::Completed { .. }) => Verdict::Completed,
+        Some(Outcome::Failed { .. } | Outcome::Timeout { .. } | Outcome::Rejected { .. }) => Verdict::Failed,
+        Some(Outcome::Released(_) | Outcome::Aborted) | None => Verdict::Neither,
     }
 }
 
@@ -310,7 +324,7 @@ pub(super) fn error_json(error: &TaskError) -> String {
     serde_json::to_string(&body).unwrap_or_else(|_| "{}".to_owned())
 }
 
-fn panicked(panic: &(dyn std::any::Any + Send)) -> TaskError {
+pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> TaskError {
     let text = panic
         .downcast_ref::<&str>()
         .copied()
@@ -334,7 +348,7 @@ pub(super) async fn take_work(run: Arc<Run>, partition: Partition) {
         let offered = tokio::select! {
             biased;
             () = run.stop.cancelled() => return,
-            offered = run.slots.take_some() => offered,
+            offered = run.slots.take_some(partition) => offered,
         };
         // No call hands out more than this many; the others are asked for by the next.
         let mut offered = offered;
@@ -369,7 +383,7 @@ pub(super) async fn take_work(run: Arc<Run>, partition: Partition) {
         let news = tokio::select! {
             biased;
             () = run.stop.cancelled() => return,
-            () = run.bell.notified() => Ok(()),
+            () = run.bell.heard(partition) => Ok(()),
             news = doorbell.wait(&bells) => news,
         };
         if let Err(error) = news {
@@ -406,7 +420,9 @@ pub(super) async fn settle_work(run: Arc<Run>, partition: Partition, mut queue: 
                 })
             })
             .collect();
-        let freed: Vec<u16> = batch.iter().filter_map(|ended| ended.slot).collect();
+        let freed = run
+            .slots
+            .keep_share(partition, batch.iter().filter_map(|ended| ended.slot).collect());
         let mut claimed = Vec::new();
         run.progress.expect("settle");
         while !settlements.is_empty() {
@@ -458,7 +474,7 @@ impl Run {
         for (settlement, word) in settlements.iter().zip(words) {
             match word {
                 Settled::Ok | Settled::Duplicate => {}
-                Settled::Retry => self.timers.notify_one(),
+                Settled::Retry => self.timers.ring(settlement.task_id.partition()),
                 Settled::Stale => {
                     warn!(task_id = %settlement.task_id, attempt = settlement.attempt,
                         "a late result was refused: the attempt is not this replica's any more");

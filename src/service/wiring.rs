@@ -174,6 +174,9 @@ fn environment(own: &BTreeMap<String, Secret>) -> BTreeMap<OsString, OsString> {
 fn replica_options(config: &Config, own: Handlers) -> Result<ReplicaOptions, ServeError> {
     let mut options = ReplicaOptions::new(handlers(config, own)?);
     options.workers = u16::try_from(config.worker_pool.max_workers.get()).unwrap_or(u16::MAX);
+    options.min_workers = u16::try_from(config.worker_pool.min_workers.get()).unwrap_or(u16::MAX);
+    options.autoscale = config.worker_pool.autoscale;
+    options.snapshot_interval = config.metrics.snapshot_interval;
     options.max_size = Some(config.queue.max_size.map_or(0, |limit| u64::from(limit.get())));
     options.max_running = Some(config.queue.max_running.map_or(0, |limit| u64::from(limit.get())));
     options.max_wait = config.queue.max_wait;

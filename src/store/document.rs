@@ -201,7 +201,7 @@ impl StatisticsDocument {
     pub fn sum(partitions: &[Statistics]) -> Self {
         let mut sum = Self::default();
         let (mut duration_ms, mut oldest_ms) = (0, None::<i64>);
-        let mut workers: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
+        let mut workers: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
         for partition in partitions {
             let counter = |name: &str| {
                 partition
@@ -243,8 +243,21 @@ impl StatisticsDocument {
                     let value = fields.iter().find(|(known, _)| known == name);
                     value.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
                 };
-                // Every partition is told the same of a replica.
-                workers.insert(replica, [field("workers"), field("detached")]);
+                // Every partition is told the same of a replica, but its bounds: those are known in one. What it runs is
+                // counted in each.
+                let (known, max) = (field("workers"), field("max"));
+                let [all, most, busy, detached] = workers.entry(replica).or_default();
+                *all = known;
+                *most = (*most).max(max);
+                *busy += field("running");
+                *detached = field("detached");
+            }
+            for (name, waiting) in &partition.aside {
+                let queue = sum.by_queue.entry(name.clone()).or_default();
+                for (priority, waiting) in Priority::ALL.into_iter().zip(waiting) {
+                    queue.pending_count += waiting;
+                    *queue.by_priority.entry(priority.as_str()).or_default() += waiting;
+                }
             }
         }
         sum.total_count = sum.pending_count
@@ -256,16 +269,22 @@ impl StatisticsDocument {
         sum.average_duration_seconds = average_seconds(duration_ms, sum.completed_count);
         sum.oldest_pending_at = oldest_ms.map(timestamp);
         let pool = &mut sum.worker_pool;
-        pool.max_workers = workers.values().map(|[workers, _]| workers).sum();
-        pool.detached_workers = workers.values().map(|[_, detached]| detached).sum();
-        pool.active_workers = sum.running_count.min(pool.max_workers);
-        pool.idle_workers = (pool.max_workers - pool.active_workers).saturating_sub(pool.detached_workers);
+        let mut current = 0;
+        // A program that takes tasks by hand holds some and has no workers.
+        for [all, most, busy, detached] in workers.values().filter(|[all, ..]| *all > 0) {
+            pool.max_workers += (*most).max(*all);
+            // While a replica gets fewer, those that are to go may be busy still.
+            current += (*all).max(*busy);
+            pool.active_workers += busy;
+            pool.detached_workers += detached;
+        }
+        pool.idle_workers = (current - pool.active_workers).saturating_sub(pool.detached_workers);
         pool.tasks_completed = sum.completed_count;
         pool.tasks_failed = sum.failed_count + sum.timeout_count;
         pool.average_duration_seconds = sum.average_duration_seconds;
         pool.throughput_per_minute = sum.throughput_per_minute;
-        if pool.max_workers > 0 {
-            pool.utilization_percentage = as_float(pool.active_workers) * 100.0 / as_float(pool.max_workers);
+        if current > 0 {
+            pool.utilization_percentage = as_float(pool.active_workers) * 100.0 / as_float(current);
         }
         sum
     }

@@ -2,6 +2,8 @@
 //!
 //! One method, one function; arguments and answers are described in the header of its Lua file.
 
+use std::collections::BTreeMap;
+
 use redis::Value;
 
 use super::connection::Args;
@@ -349,13 +351,20 @@ pub struct Statistics {
     pub ended_last_minute: u64,
     /// Dead letters kept.
     pub dead_letters: u64,
-    /// What each replica reports: its id and its fields.
+    /// What each replica reports: its id and its fields; `running` is how many tasks it holds right now.
     pub replicas: Vec<(String, Vec<(String, String)>)>,
+    /// Since when the oldest entry of a queue waits, ms since the epoch.
+    pub oldest_by_queue: Vec<(String, i64)>,
+    /// Queue name with how many of its tasks wait elsewhere than in its streams, of each priority: parked, for their time
+    /// or for other tasks.
+    pub aside: Vec<(String, [u64; 4])>,
+    /// Queues that nothing is handed out of; with JSON of who paused it, why and when.
+    pub paused: Vec<(String, String)>,
 }
 
 impl Store {
     /// A partition's part of a limit over all of them, rounded up; 0 is no limit.
-    fn share_of(&self, limit: u64) -> u64 {
+    pub(super) fn share_of(&self, limit: u64) -> u64 {
         limit.div_ceil(u64::from(self.partition_count()))
     }
 
@@ -663,9 +672,12 @@ impl Store {
             let mut row = list(row)?.into_iter();
             let name = row.next().and_then(string).ok_or(StoreError::Protocol(NAME))?;
             let mut ranks = [(0, 0); 4];
-            for (rank, cell) in ranks.iter_mut().zip(row) {
+            for (rank, cell) in ranks.iter_mut().zip(row.by_ref()) {
                 let cell = list(cell)?;
                 *rank = (cell.first().map_or(0, count), cell.get(1).map_or(0, count));
+            }
+            if let Some(since_ms) = row.next().as_ref().and_then(integer).filter(|ms| *ms >= 0) {
+                statistics.oldest_by_queue.push((name.clone(), since_ms));
             }
             statistics.queues.push((name, ranks));
         }
@@ -681,25 +693,26 @@ impl Store {
             }
             statistics.replicas.push((id, fields));
         }
+        let mut aside: BTreeMap<String, [u64; 4]> = BTreeMap::new();
+        for pair in list(next()?)?.chunks_exact(2) {
+            // The rank is one digit in front of the name.
+            let (rank, queue) = text(&pair[0])
+                .and_then(|field| field.split_at_checked(1))
+                .unwrap_or_default();
+            if let Some(waiting) = rank
+                .parse()
+                .ok()
+                .and_then(|rank: usize| aside.entry(queue.to_owned()).or_default().get_mut(rank))
+            {
+                *waiting = count(&pair[1]);
+            }
+        }
+        statistics.aside = aside.into_iter().collect();
+        for pair in list(next()?)?.chunks_exact(2) {
+            let [queue, words] = [&pair[0], &pair[1]].map(|value| text(value).unwrap_or_default().to_owned());
+            statistics.paused.push((queue, words));
+        }
         Ok(statistics)
-    }
-
-    /// Changes a limit for all replicas at once.
-    ///
-    /// # Errors
-    ///
-    /// Any [`StoreError`]; calling again is safe.
-    pub async fn set_limits(
-        &self,
-        partition: Partition,
-        actor: ReplicaId,
-        max_size: Option<u64>,
-        max_running: Option<u64>,
-    ) -> Result<(), StoreError> {
-        let optional = |limit: Option<u64>| limit.map_or(String::new(), |limit| self.share_of(limit).to_string());
-        let mut args = Args::default();
-        args.show(actor).push(optional(max_size)).push(optional(max_running));
-        worded(self.call(Function::Limits, partition, args).await?, "limits").map(drop)
     }
 }
 

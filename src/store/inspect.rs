@@ -186,6 +186,21 @@ impl Store {
             .collect())
     }
 
+    /// How many tasks of a partition are pending, wherever they wait.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn pending_count(&self, partition: Partition) -> Result<u64, StoreError> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(self.keys().meta(partition)).arg(&["p0", "p1", "p2", "p3"]);
+        let counts = items(self.send(&command).await?).ok_or(StoreError::Protocol("HMGET"))?;
+        Ok(counts
+            .iter()
+            .filter_map(|count| u64::try_from(integer(count)?).ok())
+            .sum())
+    }
+
     /// The delayed tasks, the next due first.
     ///
     /// # Errors
@@ -244,6 +259,31 @@ impl Store {
             .collect();
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// Whether a partition has ever seen a queue, or somebody paused it there.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn knows_queue(&self, partition: Partition, queue: &QueueName) -> Result<bool, StoreError> {
+        let mut pipeline = redis::pipe();
+        pipeline
+            .cmd("SISMEMBER")
+            .arg(self.keys().queues(partition))
+            .arg(queue.as_str());
+        pipeline
+            .cmd("HEXISTS")
+            .arg(self.keys().paused(partition))
+            .arg(queue.as_str());
+        pipeline.cmd("HGETALL").arg(self.keys().aside(partition));
+        let answers = self.send_all(&pipeline).await?;
+        // One whose tasks all wait for others has no stream yet. Its rank is one digit in front of the name.
+        let waits_aside = pairs(answers[2].clone()).unwrap_or_default();
+        let waits_aside = waits_aside
+            .iter()
+            .any(|(field, _)| field.get(1..) == Some(queue.as_str()));
+        Ok(waits_aside || answers[..2].iter().any(|answer| integer(answer) == Some(1)))
     }
 
     /// The replicas that are known, with the beat of each.

@@ -96,6 +96,18 @@ impl Keys {
         self.of(partition, "queues")
     }
 
+    /// The queues that nothing is handed out of.
+    #[must_use]
+    pub(super) fn paused(&self, partition: Partition) -> String {
+        self.of(partition, "paused")
+    }
+
+    /// The tasks that wait elsewhere than in their queues, counted.
+    #[must_use]
+    pub(super) fn aside(&self, partition: Partition) -> String {
+        self.of(partition, "aside")
+    }
+
     /// The delayed tasks.
     #[must_use]
     pub fn timers(&self, partition: Partition) -> String {
@@ -163,6 +175,18 @@ impl Keys {
     #[must_use]
     pub fn replica(&self, partition: Partition, replica: &ReplicaId) -> String {
         self.of(partition, &format!("replica:{replica}"))
+    }
+
+    /// The same of a replica that is known by its name.
+    #[must_use]
+    pub(super) fn replica_named(&self, partition: Partition, replica: &str) -> String {
+        self.of(partition, &format!("replica:{replica}"))
+    }
+
+    /// What each worker of a replica did.
+    #[must_use]
+    pub(super) fn figures(&self, partition: Partition, replica: &str) -> String {
+        self.of(partition, &format!("figures:{replica}"))
     }
 
     /// The dead letters by time.

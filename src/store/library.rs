@@ -31,7 +31,7 @@ const SHARED: [&str; 16] = [
 ];
 
 /// The functions, each part with its own.
-const FUNCTIONS: [&str; 23] = [
+const FUNCTIONS: [&str; 26] = [
     include_str!("lua/join.lua"),
     include_str!("lua/create.lua"),
     include_str!("lua/stage.lua"),
@@ -53,6 +53,9 @@ const FUNCTIONS: [&str; 23] = [
     include_str!("lua/give_back.lua"),
     include_str!("lua/trim.lua"),
     include_str!("lua/recall.lua"),
+    include_str!("lua/pause.lua"),
+    include_str!("lua/report.lua"),
+    include_str!("lua/scale.lua"),
     include_str!("lua/requeue.lua"),
     include_str!("lua/discard.lua"),
 ];
@@ -126,6 +129,12 @@ pub enum Function {
     Circuit,
     /// Hands out one task of such a name.
     Trial,
+    /// Hands out nothing more of a queue, or again.
+    Pause,
+    /// A replica says what its workers do.
+    Report,
+    /// Asks replicas for more or fewer workers.
+    Scale,
     /// Gives tasks out of the dead letters a new life.
     Requeue,
     /// Removes dead letters.
@@ -159,6 +168,9 @@ impl Function {
             Self::Recall => "recall",
             Self::Circuit => "circuit",
             Self::Trial => "trial",
+            Self::Pause => "pause",
+            Self::Report => "report",
+            Self::Scale => "scale",
             Self::Requeue => "requeue",
             Self::Discard => "discard",
         }

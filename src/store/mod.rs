@@ -20,6 +20,9 @@
 //! | `events` | stream: the log |
 //! | `bell` | short stream: wakes replicas for what no queue tells them |
 //! | `beats`, `replica:<id>`, `can:<id>` | who lives, what they report (open circuits too), which tasks they can run |
+//! | `figures:<id>` | string: what each worker of a replica did, for two minutes |
+//! | `paused` | hash: queues that nothing is handed out of, with who and why |
+//! | `aside` | hash: pending tasks by rank and queue that wait elsewhere than in its streams |
 //! | `handlers` | sorted set: task names by when a replica last registered them |
 //! | `dead`, `dead:<id>` | dead letters by time, and each one's copy |
 //! | `gone:<id>` | what became of a rejected trigger's dead letter, for a day |
@@ -47,9 +50,12 @@ pub mod library;
 pub mod listing;
 pub mod log;
 pub mod measure;
+pub mod operate;
 pub mod record;
 mod reply;
+pub mod snapshot;
 pub mod upkeep;
+pub mod workers;
 
 pub use connection::{Blocking, Endpoint, Store};
 pub use error::StoreError;

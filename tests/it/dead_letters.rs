@@ -394,7 +394,11 @@ async fn a_requeue_comes_at_the_tail_and_is_not_refused_by_a_full_queue() {
     let ends = log.events.len();
     let store = redis.store();
     let partition = store.partitions().next().unwrap();
-    store.set_limits(partition, new_actor(), Some(2), None).await.unwrap();
+    let limits = waooaw_orchestration::Limits {
+        max_size: Some(2),
+        max_running: None,
+    };
+    store.set_limits(partition, &operator(), None, limits).await.unwrap();
     let queue = redis.queue().await;
     for _ in 0..2 {
         queue.enqueue(Task::new("noop")).await.unwrap();

@@ -54,7 +54,7 @@ async fn a_replica_says_when_it_comes_and_goes() {
         .iter()
         .map(|event| (event.text("state"), event.payload["workers"].as_u64().unwrap()))
         .collect();
-    assert_eq!(states, [("joined", 3), ("left", 0)]);
+    assert_eq!(states, [("joined", 3), ("draining", 3), ("left", 0)]);
     for event in log.of(&id) {
         assert_eq!(
             (event.kind.as_str(), event.text("replica")),

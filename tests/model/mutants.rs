@@ -10,10 +10,10 @@ use crate::{runner, runtime};
 
 /// Fixed, so that every run breaks them alike.
 const SEED: u64 = 8;
-const CASES: usize = 150;
+const CASES: usize = 500;
 
 /// What is broken, the text in the source, and what stands there instead.
-const MUTANTS: [(&str, &str, &str); 41] = [
+const MUTANTS: [(&str, &str, &str); 47] = [
     (
         "settle takes anybody's word",
         " or h[OWNER] ~= ctx.replica then",
@@ -125,8 +125,38 @@ const MUTANTS: [(&str, &str, &str); 41] = [
     ),
     (
         "a trial takes from the queues too",
-        "request.only and {} or queue_names(ctx)",
-        "queue_names(ctx)",
+        "request.only and {} or open_queues(ctx)",
+        "open_queues(ctx)",
+    ),
+    (
+        "a paused queue is handed out",
+        "if not paused[name] then",
+        "if true then",
+    ),
+    (
+        "a parked task of a paused queue is handed out",
+        "ctx.count.paused > 0 and paused_queues(ctx)[queue]",
+        "false",
+    ),
+    (
+        "a pause is told twice",
+        "if is_paused == (action == 'pause') then",
+        "if false then",
+    ),
+    (
+        "what leaves its park goes on counting there",
+        "if stream.parked then aside(ctx, queue, h[RANK], -1) end",
+        "",
+    ),
+    (
+        "what is cancelled while it waits aside goes on counting",
+        "if h[PLACE] ~= QUEUED then aside(ctx, queue, h[RANK], -1) end",
+        "",
+    ),
+    (
+        "who joins overrides what an operator set",
+        "args[4] ~= '' and not is_limit_set(set, 'running')",
+        "args[4] ~= ''",
     ),
     (
         "a retry that waits is queued at once",

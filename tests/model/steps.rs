@@ -97,6 +97,10 @@ pub(crate) enum Step {
     },
     /// The clock of Redis goes back.
     ClockBack,
+    Pause {
+        queue: u8,
+        is_paused: bool,
+    },
     Requeue {
         picks: Vec<Pick>,
         max_retries: Option<u8>,
@@ -165,6 +169,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (prop::option::of(0..20_u8), prop::option::of(0..5_u8))
             .prop_map(|(max_size, max_running)| Step::Limits { max_size, max_running }),
         1 => (0..TASKS, 0..4_u8).prop_map(|(task, priority)| Step::Stray { task, priority }),
+        3 => (0..2_u8, any::<bool>()).prop_map(|(queue, is_paused)| Step::Pause { queue, is_paused }),
         4 => (prop::collection::vec(pick(), 1..4), prop::option::weighted(0.3, 0..4_u8))
             .prop_map(|(picks, max_retries)| Step::Requeue { picks, max_retries }),
         1 => prop::collection::vec(pick(), 1..3).prop_map(|picks| Step::Discard { picks }),
@@ -388,6 +393,13 @@ impl Step {
                     queue: QueueName::default(),
                     priority: Priority::from_rank(*priority).unwrap(),
                     task: task_id(*task),
+                },
+            ),
+            Self::Pause { queue, is_paused } => (
+                replica(9),
+                Op::Pause {
+                    queue: QUEUES[usize::from(*queue)].parse().unwrap(),
+                    is_paused: *is_paused,
                 },
             ),
             Self::Requeue { picks, max_retries } => (

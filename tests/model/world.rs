@@ -19,6 +19,7 @@ use waooaw_orchestration::domain::trigger::{Start, TaskTrigger};
 use waooaw_orchestration::store::dead_letters::{Operator, Removal, Removed, Requeue, RequeuedTask};
 use waooaw_orchestration::store::functions::{self as real, Beat, BeatReply, Claimed, Joining, Takeover};
 use waooaw_orchestration::store::letter_listing::DeadLetterQuery;
+use waooaw_orchestration::store::operate::Limits;
 use waooaw_orchestration::store::record::{self, Record};
 use waooaw_orchestration::store::upkeep::Retention;
 use waooaw_orchestration::{Endpoint, Store};
@@ -355,11 +356,16 @@ impl World {
                 if has_left { Reply::Left } else { Reply::Busy }
             }
             Op::SetLimits { max_size, max_running } => {
-                store
-                    .set_limits(partition, by, *max_size, *max_running)
-                    .await
-                    .map_err(said)?;
-                Reply::Done
+                let limits = Limits {
+                    max_size: *max_size,
+                    max_running: *max_running,
+                };
+                let has_changed = store.set_limits(partition, &operator(by), None, limits).await;
+                Reply::Words(vec![news(has_changed.map_err(said)?)], Vec::new())
+            }
+            Op::Pause { queue, is_paused } => {
+                let has_changed = store.set_paused(partition, &operator(by), queue, *is_paused).await;
+                Reply::Words(vec![news(has_changed.map_err(said)?)], Vec::new())
             }
             Op::Trim {
                 everything,
@@ -632,6 +638,12 @@ impl World {
         for (name, ranks) in &statistics.queues {
             lines.insert(format!("queue {name} {ranks:?}"));
         }
+        for (name, ranks) in &statistics.aside {
+            lines.insert(format!("aside {name} {ranks:?}"));
+        }
+        for (name, _) in &statistics.paused {
+            lines.insert(format!("paused {name}"));
+        }
         lines.insert(format!("dead letters {}", statistics.dead_letters));
         lines.insert(format!("ended {}", statistics.ended_last_minute));
         Ok(lines)
@@ -706,6 +718,14 @@ impl World {
         let mut flow: Vec<String> = flow.map(ToString::to_string).collect();
         flow.sort();
         lines.insert(format!("group {}", flow.join(" ")).trim_end().to_owned());
+        let queues: BTreeSet<_> = self.model.tasks().values().map(|task| &task.queue).collect();
+        for queue in queues {
+            let ranks = Priority::ALL.map(|priority| self.model.aside(queue, priority));
+            if ranks != [0; 4] {
+                lines.insert(format!("aside {queue} {ranks:?}"));
+            }
+        }
+        lines.extend(self.model.paused().iter().map(|queue| format!("paused {queue}")));
         lines.insert(format!("dead letters {}", self.model.letters().len()));
         for ((id, attempt), letter) in self.model.letters() {
             let task = &letter.task;
@@ -751,6 +771,11 @@ fn is_in_flow(id: TaskId) -> bool {
 
 fn correlation_of(id: TaskId) -> String {
     format!("chain of {id}")
+}
+
+/// The word for whether anything has changed.
+const fn news(has_changed: bool) -> Word {
+    if has_changed { Word::Ok } else { Word::Duplicate }
 }
 
 fn operator(id: ReplicaId) -> Operator {

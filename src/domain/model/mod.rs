@@ -110,7 +110,11 @@ pub struct Model {
     names: BTreeMap<Name, i64>,
     max_size: u64,
     max_running: u64,
-    is_limits_set: bool,
+    /// Whether an operator has set the one and the other.
+    is_size_set: bool,
+    is_running_set: bool,
+    /// The queues that nothing is handed out of.
+    paused: BTreeSet<QueueName>,
     served: u64,
     entries: u64,
     kept: trim::Kept,
@@ -139,7 +143,9 @@ impl Default for Model {
             names: BTreeMap::new(),
             max_size: 1000,
             max_running: 0,
-            is_limits_set: false,
+            is_size_set: false,
+            is_running_set: false,
+            paused: BTreeSet::new(),
             served: 0,
             entries: 0,
             kept: trim::Kept::default(),
@@ -179,10 +185,12 @@ impl Model {
             Op::Takeover { victim, seen, limit } => self.takeover(&mut turn, *victim, seen, *limit),
             Op::Leave { announce } => self.leave(&mut turn, *announce),
             Op::SetLimits { max_size, max_running } => {
-                self.max_size = max_size.unwrap_or(self.max_size);
-                self.max_running = max_running.unwrap_or(self.max_running);
-                self.is_limits_set |= max_size.is_some() || max_running.is_some();
-                Reply::Done
+                let word = self.set_limits(&mut turn, *max_size, *max_running);
+                Reply::Words(vec![word], Vec::new())
+            }
+            Op::Pause { queue, is_paused } => {
+                let word = self.pause(&mut turn, queue, *is_paused);
+                Reply::Words(vec![word], Vec::new())
             }
             Op::Circuit { name, is_open } => self.set_circuit(by, name, *is_open),
             Op::Trial { name, slot } => {
@@ -249,6 +257,22 @@ impl Model {
         &self.queues
     }
 
+    /// The queues that nothing is handed out of.
+    #[must_use]
+    pub const fn paused(&self) -> &BTreeSet<QueueName> {
+        &self.paused
+    }
+
+    /// How many pending tasks of a queue and a priority wait elsewhere than in the queue's own streams.
+    #[must_use]
+    pub fn aside(&self, queue: &QueueName, priority: Priority) -> usize {
+        let waits_aside = |task: &&Task| {
+            let is_meant = task.state == TaskState::Pending && task.queue == *queue && task.priority == priority;
+            is_meant && task.place != Place::Queued
+        };
+        self.tasks.values().filter(waits_aside).count()
+    }
+
     /// The delayed tasks, the next due first.
     #[must_use]
     pub fn timers(&self) -> Vec<(i64, TaskId)> {
@@ -273,6 +297,7 @@ impl Model {
         }
         let parked = count(&|task| is_pending(task) && task.place == Place::Parked);
         counters.insert("parked".to_owned(), parked);
+        counters.insert("paused".to_owned(), self.paused.len() as u64);
         // Long work has no place in the model yet: no task has to do with another.
         counters.insert("opening".to_owned(), 0);
         counters.insert("backlog".to_owned(), 0);
@@ -308,10 +333,8 @@ impl Model {
         else {
             return Reply::Done;
         };
-        if !self.is_limits_set {
-            self.max_size = max_size.unwrap_or(self.max_size);
-            self.max_running = max_running.unwrap_or(self.max_running);
-        }
+        self.max_size = max_size.filter(|_| !self.is_size_set).unwrap_or(self.max_size);
+        self.max_running = max_running.filter(|_| !self.is_running_set).unwrap_or(self.max_running);
         self.queues.insert(QueueName::default());
         let Some(workers) = *workers else { return Reply::Done };
         let is_new = !self.replicas.contains_key(&turn.by);

@@ -131,6 +131,12 @@ impl Model {
         let Some(state) = task.state.after(TaskMove::Claim) else {
             return;
         };
+        let queue = task.queue.clone();
+        if self.paused.contains(&queue) {
+            // Parked before its queue was paused. It waits there with the others, at the tail of its priority.
+            self.wait(entry.task, None, turn.now_ms);
+            return;
+        }
         if !can_run(&task.name) {
             let home = Home::Parked(task.name.clone());
             // It keeps its place among what waits longer or shorter.
@@ -178,7 +184,7 @@ impl Model {
     fn open_lanes(&self, by: ReplicaId, appetite: &Appetite) -> Vec<LaneKey> {
         let is_open = |lane: &&LaneKey| match &lane.home {
             Home::Parked(name) => self.can_run(by, appetite, name),
-            Home::Queue(_) => appetite.only.is_none(),
+            Home::Queue(queue) => appetite.only.is_none() && !self.paused.contains(queue),
         };
         self.lanes.keys().filter(is_open).cloned().collect()
     }

@@ -122,6 +122,13 @@ pub enum Op {
         /// The dead letters: a task and its last attempt.
         letters: Vec<(TaskId, u32)>,
     },
+    /// Hands out nothing more of a queue, or again.
+    Pause {
+        /// The queue.
+        queue: QueueName,
+        /// Whether nothing is handed out.
+        is_paused: bool,
+    },
     /// Somebody writes an entry into a queue past all functions.
     Stray {
         /// The queue.

@@ -9,7 +9,7 @@ local SCHEMA = '1'
 local FIELDS = {
   'schema', 'max_size', 'max_running', 'overdue_ms', 'waiting_ms', 'tight_ms', 'p0', 'p1', 'p2', 'p3',
   'running', 'completed', 'failed', 'timeout', 'cancelled', 'duration_ms', 'served', 'parked', 'entry_ms', 'entry_seq',
-  'opening', 'backlog',
+  'opening', 'backlog', 'paused',
 }
 -- The first of FIELDS that is a counter.
 local FIRST_COUNTER = 7
@@ -76,6 +76,7 @@ local function open(keys, replica)
     groups = {},
     streams = {},
     milliseconds = {},
+    aside = {},
   }
   ctx.iso = iso(ctx.now)
   ctx.events = ctx.prefix .. 'events'
@@ -87,6 +88,9 @@ local function open(keys, replica)
   ctx.count, ctx.before = count, before
   return ctx
 end
+
+-- Whether an operator has set one of the limits; '1' stood for both before each was kept by itself.
+local function is_limit_set(set, name) return set == '1' or string.find(set, name, 1, true) ~= nil end
 
 -- Writes the gathered records.
 local function flush(ctx)
@@ -112,10 +116,22 @@ local function save_groups(ctx)
   end
 end
 
+-- Counts that a task of a queue begins (1) or ends (-1) to wait elsewhere than in the queue's own streams: parked, for
+-- its time, or for other tasks. What waits in the streams is counted by them.
+local function aside(ctx, queue, rank, change)
+  local field = rank .. queue
+  ctx.aside[field] = (ctx.aside[field] or 0) + change
+end
+
 -- Writes the gathered records, and what changed of groups and counters.
 local function close(ctx)
   flush(ctx)
   save_groups(ctx)
+  for field, change in pairs(ctx.aside) do
+    if change ~= 0 and redis.call('HINCRBY', ctx.prefix .. 'aside', field, change) <= 0 then
+      redis.call('HDEL', ctx.prefix .. 'aside', field)
+    end
+  end
   local changed = { 'HSET', ctx.meta }
   for i = FIRST_COUNTER, #FIELDS do
     local value = ctx.count[FIELDS[i]]

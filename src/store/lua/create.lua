@@ -169,6 +169,7 @@ local function create(keys, args)
       local run_at = due and '"' .. iso(due) .. '"' or 'null'
       if failed or #blocked > 0 then
         h[PLACE] = BLOCKED
+        aside(ctx, routing.queue, rank, 1)
       else
         place(ctx, id, h, routing.queue, due)
       end

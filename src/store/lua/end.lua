@@ -100,6 +100,7 @@ local function fail_attempt(ctx, id, key, raw, h, body, outcome, delay_ms, probl
       problem, h[RETRIES], string.format('%.3f', delay_ms / 1000), iso(due)))
     if delay_ms > 0 then
       h[PLACE] = DELAYED
+      aside(ctx, queue, h[RANK], 1)
       redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', due), id)
     else
       enqueue(ctx, id, h, queue)
@@ -149,6 +150,7 @@ local function cancel_task(ctx, id, raw, h, reason, cause, members, root)
   else
     local field = WAITING[h[RANK]]
     ctx.count[field] = ctx.count[field] - 1
+    if h[PLACE] ~= QUEUED then aside(ctx, queue, h[RANK], -1) end
     if h[PLACE] == DELAYED then
       redis.call('ZREM', ctx.prefix .. 'timers', id)
     elseif h[PLACE] ~= BLOCKED then

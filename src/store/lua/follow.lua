@@ -41,6 +41,7 @@ do
       local h = read_header(raw)
       if h and h[STATE] == PENDING and h[PLACE] == BLOCKED then
         local queue = read_body(raw)
+        aside(ctx, queue, h[RANK], -1)
         place(ctx, child, h, queue, due_of(starts[child], h[CREATED]))
         save(ctx, keys[i], raw, h)
       end
@@ -130,6 +131,7 @@ do
         ctx.count.opening = ctx.count.opening - 1
         if failed or left > 0 then
           h[PLACE] = BLOCKED
+          aside(ctx, queue, h[RANK], 1)
         else
           place(ctx, task, h, queue, due)
         end

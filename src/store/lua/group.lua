@@ -62,6 +62,7 @@ do
   place = function(ctx, id, h, queue, due)
     if due and due > ctx.now then
       h[PLACE] = DELAYED
+      aside(ctx, queue, h[RANK], 1)
       redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', due), id)
     else
       enqueue(ctx, id, h, queue)

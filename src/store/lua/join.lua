@@ -15,10 +15,10 @@ local function join(keys, args)
   redis.call('HSET', meta, 'schema', SCHEMA, 'partitions', args[2])
   -- Keys that were lost and made anew are not those that somebody remembers.
   redis.call('HSETNX', meta, 'foundation', replica .. '@' .. digits(now_ms()))
-  if not found[3] then
-    if args[3] ~= '' then redis.call('HSET', meta, 'max_size', args[3]) end
-    if args[4] ~= '' then redis.call('HSET', meta, 'max_running', args[4]) end
-  end
+  -- What an operator has set stays, whatever is configured.
+  local set = found[3] or ''
+  if args[3] ~= '' and not is_limit_set(set, 'size') then redis.call('HSET', meta, 'max_size', args[3]) end
+  if args[4] ~= '' and not is_limit_set(set, 'running') then redis.call('HSET', meta, 'max_running', args[4]) end
   local ctx = open(keys, replica)
   ensure_queue(ctx, 'default')
   if args[5] == '' then return { 'ok' } end

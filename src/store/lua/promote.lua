@@ -23,6 +23,7 @@ local function promote(keys, args)
     local h = read_header(raw)
     if h and h[STATE] == PENDING and h[PLACE] == DELAYED then
       local queue = read_body(raw)
+      aside(ctx, queue, h[RANK], -1)
       enqueue(ctx, id, h, queue)
       save(ctx, keys_of_ids[i], raw, h)
     end

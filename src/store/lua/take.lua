@@ -3,7 +3,7 @@ take: gives waiting tasks to free slots; the common end of every function that c
 
 Strict priority, first in first out within one, with one exception: while a lower priority's oldest entry has waited
 longer than `max_wait_ms`, every eighth task served is the oldest such entry. Tasks are marked RUNNING only here, one
-for one with a free slot of the caller.
+for one with a free slot of the caller, and never one of a paused queue.
 ]]
 local RESCUE_EVERY = 8
 -- How often a call looks at a stream whose head it may not start, for each slot, so that its work stays bounded.
@@ -21,6 +21,28 @@ local function queue_names(ctx)
   local names = redis.call('SMEMBERS', ctx.prefix .. 'queues')
   if #names > 1 then table.sort(names) end
   return names
+end
+
+-- The queues that nothing is handed out of; asked for once a call, and only when the partition's hash tells of one.
+local function paused_queues(ctx)
+  if not ctx.paused then
+    ctx.paused = {}
+    if ctx.count.paused > 0 then
+      for _, name in ipairs(redis.call('HKEYS', ctx.prefix .. 'paused')) do ctx.paused[name] = true end
+    end
+  end
+  return ctx.paused
+end
+
+-- The queues that tasks are handed out of, in a stable order.
+local function open_queues(ctx)
+  local names = queue_names(ctx)
+  if ctx.count.paused == 0 then return names end
+  local paused, open = paused_queues(ctx), {}
+  for _, name in ipairs(names) do
+    if not paused[name] then open[#open + 1] = name end
+  end
+  return open
 end
 
 -- Whether the caller runs tasks of this name; `any` callers run all, one that tries a name runs `only` that.
@@ -129,9 +151,15 @@ local function start(ctx, request, entries, stream, started)
       -- Not the entry that this task waits in: an outsider's, or one whose task is gone.
       finish_entry(ctx, stream.key, ms, seq)
     else
-      local _, head, correlation, trace, group, step = read_body(raw)
+      local queue, head, correlation, trace, group, step = read_body(raw)
       local name = task_name_of(head)
-      if not stream.parked and not can_run(ctx, request, name) then
+      if stream.parked then aside(ctx, queue, h[RANK], -1) end
+      if ctx.count.paused > 0 and paused_queues(ctx)[queue] then
+        -- Parked before its queue was paused. It waits there with the others, at the tail of its priority.
+        finish_entry(ctx, stream.key, ms, seq)
+        enqueue(ctx, id, h, queue)
+        save(ctx, keys[i], raw, h)
+      elseif not stream.parked and not can_run(ctx, request, name) then
         local park = park_stream(ctx, name, h[RANK])
         finish_entry(ctx, stream.key, ms, seq)
         make_group(park)
@@ -139,6 +167,7 @@ local function start(ctx, request, entries, stream, started)
         -- With its old number, so that it keeps its place among what waits longer or shorter.
         set_entry(h, add_entry(park, entry[1], id))
         h[PLACE] = PARKED
+        aside(ctx, queue, h[RANK], 1)
         ctx.count.parked = ctx.count.parked + 1
         save(ctx, keys[i], raw, h)
         ring(ctx, 'parked', name)
@@ -232,7 +261,7 @@ local function take(ctx, request)
   if wanted > 0 then
     flush(ctx)
     -- What nobody may run just now is parked, so whoever tries it need not look anywhere else.
-    request.queues = request.only and {} or queue_names(ctx)
+    request.queues = request.only and {} or open_queues(ctx)
     local due = math.floor((ctx.count.served % RESCUE_EVERY + wanted) / RESCUE_EVERY)
     -- A moment further away than any wait was written by a clock that has gone back since.
     if due > 0 and not request.only and (ctx.now >= ctx.overdue_ms or ctx.overdue_ms > ctx.now + request.max_wait_ms) then
@@ -260,7 +289,7 @@ local function take(ctx, request)
     end
   end
   if not request.bells or #started >= #request.slots then return started, {} end
-  request.queues = request.queues or queue_names(ctx)
+  request.queues = request.queues or open_queues(ctx)
   -- Entries are numbered by the clock: what enters from now on has a later id than the end of the millisecond before.
   local bells = { string.format('%d-18446744073709551615', ctx.now - 1) }
   for rank = 0, 3 do

@@ -18,7 +18,9 @@ use super::{wait_for, wait_within};
 #[derive(Clone)]
 pub(crate) struct Settings {
     redis_url: String,
-    workers: u16,
+    /// `None` leaves it to the configuration.
+    workers: Option<u16>,
+    profile: Option<String>,
     environment: BTreeMap<String, String>,
     config: String,
 }
@@ -27,7 +29,8 @@ impl Settings {
     pub(crate) fn new(redis_url: &str) -> Self {
         Self {
             redis_url: redis_url.to_owned(),
-            workers: 10,
+            workers: Some(10),
+            profile: None,
             environment: BTreeMap::new(),
             config: String::new(),
         }
@@ -35,8 +38,15 @@ impl Settings {
 
     /// How many tasks it runs at once.
     pub(crate) fn workers(mut self, workers: u16) -> Self {
-        self.workers = workers;
+        self.workers = Some(workers);
         self
+    }
+
+    /// One of the profiles in `config/`, and nothing beside that it speaks of.
+    pub(crate) fn profile(mut self, name: &str) -> Self {
+        self.profile = Some(name.to_owned());
+        self.workers = None;
+        self.set("WAOOAW_ENV", name)
     }
 
     /// A setting by its environment variable.
@@ -83,9 +93,16 @@ impl Settings {
                 command.env_remove(name);
             }
         }
+        if let Some(profile) = &self.profile {
+            let file = format!("config/{profile}.toml");
+            std::fs::create_dir(folder.path().join("config")).unwrap();
+            let shipped = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(&file);
+            std::fs::copy(shipped, folder.path().join(&file)).unwrap();
+        }
+        let workers = self.workers.map(|workers| format!("--workers={workers}"));
         let child = command
             .args(["serve", "--builtin", "--redis-url", &self.redis_url])
-            .args(["--workers", &self.workers.to_string()])
+            .args(workers)
             .args(["--http-addr", &format!("127.0.0.1:{http_port}")])
             // A backtrace would push what was logged before it out of the part that is shown.
             .env("RUST_BACKTRACE", "0")
