@@ -53,7 +53,8 @@ local function forget_replica(ctx, replica)
   end
   if gone then
     redis.call('HDEL', ctx.prefix .. 'beats', replica)
-    redis.call('DEL', ctx.prefix .. 'can:' .. replica, ctx.prefix .. 'replica:' .. replica)
+    redis.call('DEL', ctx.prefix .. 'can:' .. replica, ctx.prefix .. 'replica:' .. replica,
+      ctx.prefix .. 'figures:' .. replica)
   end
   return gone
 end

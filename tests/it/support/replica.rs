@@ -95,7 +95,6 @@ impl Settings {
         }
         if let Some(profile) = &self.profile {
             let file = format!("config/{profile}.toml");
-            std::fs::create_dir(folder.path().join("config")).unwrap();
             let shipped = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(&file);
             std::fs::copy(shipped, folder.path().join(&file)).unwrap();
         }
