@@ -52,6 +52,7 @@ pub mod store;
 
 pub use domain::dead_letter::{DeadLetterId, DeadLetterKind};
 pub use domain::event::{Event, Pattern};
+pub use domain::graph::{DependencyGraph, ExecutionPlan, GraphError, GraphStatistics, TaskNode};
 pub use domain::id::TaskId;
 pub use domain::priority::Priority;
 pub use domain::retry::{RetryPolicy, RetryStrategy};
