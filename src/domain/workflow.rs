@@ -274,3 +274,204 @@ pub(super) fn in_order<T>(list: Vec<T>, links: Links, give: impl Fn(&mut T, Vec<
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(payload: &str) -> String {
+        WorkflowTrigger::parse(payload).unwrap_err().to_string()
+    }
+
+    /// The refusal of a workflow with these tasks.
+    fn refused_tasks(tasks: &str) -> String {
+        refused(&format!(r#"{{"tasks":[{tasks}]}}"#))
+    }
+
+    fn keys(workflow: &WorkflowTrigger) -> Vec<&str> {
+        workflow.tasks.iter().map(|task| task.node().name.as_str()).collect()
+    }
+
+    #[test]
+    fn every_field_arrives() {
+        let workflow = WorkflowTrigger::parse(
+            r#"{"workflow_id":"order-7","name":"An order","priority":"low","on_dependency_failure":"WAIT","tasks":[
+                {"task_id":"check","args":[ 1e400 ],"kwargs":{"a":1},"priority":"HIGH","agent_id":"stock","queue":"q",
+                 "parent_task_id":"0190f5d1-7c1e-8a3b-8c4d-000000000000","timeout_seconds":5,"max_retries":1,
+                 "retry":"quick","delay_seconds":1,"tags":{"t":"1"},"metadata":{"m":[]}},
+                {"task_id":"pay","name":"charge","dependencies":["check"],"on_dependency_failure":"run"}]}"#,
+        )
+        .unwrap();
+
+        assert_eq!(workflow.workflow_id, "order-7".parse().ok());
+        assert_eq!(workflow.name.as_deref(), Some("An order"));
+        assert_eq!(workflow.priority, Some(Priority::Low));
+        assert_eq!(workflow.on_dependency_failure, FailurePolicy::Wait);
+        let [check, pay] = &workflow.tasks[..] else {
+            panic!("not two tasks")
+        };
+        let task = &check.trigger;
+        assert_eq!(
+            (task.task_name.as_str(), task.key.as_ref()),
+            ("check", "check".parse().ok().as_ref())
+        );
+        assert_eq!((task.args.get(), task.kwargs.get()), ("[ 1e400 ]", r#"{"a":1}"#));
+        assert_eq!((task.priority, task.max_retries), (Some(Priority::High), Some(1)));
+        assert_eq!((task.tags.get(), task.metadata.get()), (r#"{"t":"1"}"#, r#"{"m":[]}"#));
+        assert!(task.parent_task_id.is_some() && task.retry.is_some() && task.timeout_seconds.is_some());
+        assert_eq!((&check.depends_on[..], check.has_dependents), (&[][..], true));
+        assert_eq!(check.on_dependency_failure, None);
+        let task = &pay.trigger;
+        assert_eq!(
+            (task.task_name.as_str(), task.key.as_ref()),
+            ("charge", "pay".parse().ok().as_ref())
+        );
+        assert_eq!((&pay.depends_on[..], pay.has_dependents), (&[0][..], false));
+        assert_eq!(task.dependencies, ["check".parse().unwrap()]);
+        assert_eq!(pay.on_dependency_failure, Some(FailurePolicy::Run));
+    }
+
+    #[test]
+    fn tasks_stay_in_their_order_if_it_will_do_and_stand_layer_by_layer_if_not() {
+        let sorted = WorkflowTrigger::parse(
+            r#"{"tasks":[{"task_id":"a"},{"task_id":"b","dependencies":["a"]},{"task_id":"c"}]}"#,
+        )
+        .unwrap();
+        let unsorted = WorkflowTrigger::parse(
+            r#"{"tasks":[{"task_id":"d","dependencies":["c","b","b"]},{"task_id":"b","dependencies":["a"]},
+                {"task_id":"c","dependencies":["a"]},{"task_id":"a"}]}"#,
+        )
+        .unwrap();
+
+        assert_eq!(keys(&sorted), ["a", "b", "c"]);
+        assert_eq!(sorted.plan().execution_batches, [vec!["a", "c"], vec!["b"]]);
+        assert_eq!(keys(&unsorted), ["a", "b", "c", "d"]);
+        let depends_on: Vec<_> = unsorted.tasks.iter().map(|task| &task.depends_on[..]).collect();
+        assert_eq!(depends_on, [&[][..], &[0], &[0], &[2, 1]]);
+        let has_dependents: Vec<_> = unsorted.tasks.iter().map(|task| task.has_dependents).collect();
+        assert_eq!(has_dependents, [true, true, true, false]);
+        assert_eq!(
+            unsorted.plan().execution_batches,
+            [vec!["a"], vec!["b", "c"], vec!["d"]]
+        );
+    }
+
+    #[test]
+    fn each_bad_graph_has_its_reason_and_its_names() {
+        for (payload, message) in [
+            ("{}", "missing_field: `tasks` is required"),
+            (
+                r#"{"tasks":[]}"#,
+                "invalid_field: `tasks` is empty, must have at least one entry",
+            ),
+            (
+                r#"{"tasks":{}}"#,
+                "invalid_field: `tasks` must be an array, is an object",
+            ),
+            (
+                r#"{"tasks":["a"]}"#,
+                "invalid_field: `tasks[0]` must be an object, is a string",
+            ),
+            (
+                r#"{"tasks":[{"task_id":"a"}],"on_dependency_failure":"stop"}"#,
+                "invalid_field: `on_dependency_failure` `stop` is no failure policy: expected cancel, run or wait",
+            ),
+        ] {
+            assert_eq!(refused(payload), message);
+        }
+        for (tasks, message) in [
+            (
+                r#"{"task_id":"a"},{"task_id":"b"},{"task_id":"a"}"#,
+                "duplicate_key: `tasks[2].task_id` is `a`, as tasks[0] is called already",
+            ),
+            (
+                r#"{"task_id":"alpha"},{"task_id":"b","dependencies":["alhpa"]}"#,
+                "invalid_dependency: `tasks[1].dependencies` names `alhpa`, which is no task of this workflow; \
+                 did you mean `alpha`?",
+            ),
+            (
+                r#"{"task_id":"a","dependencies":["a"]}"#,
+                "cyclic_dependency: `tasks[0].dependencies` depends on itself: a → a",
+            ),
+            (
+                r#"{"task_id":"x","dependencies":["c"]},{"task_id":"c","dependencies":["b"]},
+                   {"task_id":"b","dependencies":["c"]}"#,
+                "cyclic_dependency: `tasks[1].dependencies` depends on itself: c → b → c",
+            ),
+        ] {
+            assert_eq!(refused_tasks(tasks), message);
+        }
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_by_their_path() {
+        assert_eq!(
+            refused_tasks(
+                r#"{"task_id":"a","task_name":"x","retry":{"jitter":2}},{"name":"b"},{"task_id":"c","depends_on":[]},
+                   {"task_id":"d","workflow_id":"w","args":{}}"#
+            ),
+            "missing_field: `tasks[0].task_name` is not a known field; did you mean `name`?; \
+             `tasks[0].retry.jitter` is 2, must be from 0 to 1; `tasks[1].task_id` is required; \
+             `tasks[2].depends_on` is not a known field; did you mean `dependencies`?; \
+             `tasks[3].workflow_id` is not a known field; there are task_id, name, dependencies, \
+             on_dependency_failure, args, kwargs, priority, agent_id, queue, parent_task_id, timeout_seconds, \
+             max_retries, retry, delay_seconds, run_at, tags, metadata; \
+             `tasks[3].args` must be an array, is an object"
+        );
+        assert_eq!(
+            refused_tasks(
+                r#"{"task_id":"a","dependencies":["b","x"]},{"task_id":"b","dependencies":["a"]},{"task_id":"a"}"#
+            ),
+            "cyclic_dependency: `tasks[2].task_id` is `a`, as tasks[0] is called already; \
+             `tasks[0].dependencies` names `x`, which is no task of this workflow; \
+             `tasks[0].dependencies` depends on itself: a → b → a"
+        );
+    }
+
+    #[test]
+    fn the_ring_is_given_to_programs_as_well() {
+        let payload = r#"{"tasks":[{"task_id":"a","dependencies":["b"]},{"task_id":"b","dependencies":["a"]}]}"#;
+
+        assert_eq!(WorkflowTrigger::parse(payload).unwrap_err().cycle, ["a", "b", "a"]);
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused() {
+        let tasks = |count: usize, dependencies: &dyn Fn(usize) -> Vec<String>| {
+            let tasks = (0..count).map(|number| {
+                let dependencies = serde_json::to_string(&dependencies(number)).unwrap();
+                format!(r#"{{"task_id":"{number}","dependencies":{dependencies}}}"#)
+            });
+            format!(r#"{{"tasks":[{}]}}"#, tasks.collect::<Vec<_>>().join(","))
+        };
+        let last =
+            |most: usize| move |number: usize| (number.saturating_sub(most)..number).map(|on| on.to_string()).collect();
+
+        let full = WorkflowTrigger::parse(&tasks(10_000, &last(10))).unwrap();
+        assert_eq!(full.tasks.len(), 10_000);
+        assert_eq!(full.plan().levels, 10_000);
+        assert_eq!(
+            refused(&tasks(10_001, &last(0))),
+            "invalid_field: `tasks` has 10001 entries, must have at most 10000"
+        );
+        assert_eq!(
+            refused(&tasks(1_000, &last(110))),
+            "invalid_field: `tasks` have 103895 dependencies together, must have at most 100000"
+        );
+        assert!(refused(&format!(r#"{{"name":"{}","tasks":[]}}"#, "x".repeat(257))).contains("`name` has 257 bytes"));
+        let deep = format!(r#"{{"tasks":{}{}}}"#, "[".repeat(64), "]".repeat(64));
+        assert_eq!(refused(&deep), "too_deep: `payload` is nested deeper than 64 levels");
+    }
+
+    #[test]
+    fn a_flood_of_mistakes_stays_small() {
+        let tasks: Vec<_> = (0..10_000)
+            .map(|number| format!(r#"{{"task_id":"{}","dependencies":["y{number}"],"x":1}}"#, number % 7))
+            .collect();
+
+        let rejection = WorkflowTrigger::parse(&format!(r#"{{"tasks":[{}]}}"#, tasks.join(","))).unwrap_err();
+
+        assert_eq!(rejection.problems.len(), 33);
+        assert!(rejection.errors_json().len() < 16_384);
+    }
+}
