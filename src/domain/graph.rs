@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Layers, Ring};
+use super::layers::{Layers, Ring, as_place};
 use super::rejection::cycle_in_words;
 
 /// One task of a graph.
@@ -174,7 +174,7 @@ impl DependencyGraph {
         let mut is_new = is_new.into_iter();
         task.dependencies.retain(|_| is_new.next().unwrap_or_default());
 
-        let place = u32::try_from(self.nodes.len()).expect("2^32 tasks do not fit into memory");
+        let place = as_place(self.nodes.len());
         // In before its dependencies are looked up: it may depend on itself, which is a ring like any other.
         self.places.insert(task.task_id.clone(), place);
         let dependents = self.expected.remove(&task.task_id).unwrap_or_default();
@@ -187,16 +187,13 @@ impl DependencyGraph {
             is_completed: false,
         });
         for name in &dependencies {
-            match self.places.get(name) {
-                Some(&on) => {
-                    let on = &mut self.nodes[on as usize];
-                    on.dependents.push(place);
-                    open += usize::from(!on.is_completed);
-                }
-                None => {
-                    self.expected.entry(name.clone()).or_default().push(place);
-                    open += 1;
-                }
+            if let Some(&on) = self.places.get(name) {
+                let on = &mut self.nodes[on as usize];
+                on.dependents.push(place);
+                open += usize::from(!on.is_completed);
+            } else {
+                self.expected.entry(name.clone()).or_default().push(place);
+                open += 1;
             }
         }
         let node = &mut self.nodes[place as usize];
@@ -212,6 +209,7 @@ impl DependencyGraph {
     }
 
     /// All tasks, in the order in which they were added.
+    #[must_use]
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = &TaskNode> {
         self.nodes.iter().map(|node| &node.task)
     }

@@ -118,7 +118,8 @@ fn ring<'d>(count: usize, open: &[u32], dependencies: &impl Fn(usize) -> &'d [u3
     Ring(path)
 }
 
-fn as_place(place: usize) -> u32 {
+/// A place as it is kept.
+pub(super) fn as_place(place: usize) -> u32 {
     u32::try_from(place).expect("there are fewer than 2^32 nodes, they would not fit into memory")
 }
 

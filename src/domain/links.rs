@@ -62,12 +62,11 @@ pub(super) fn tie(nodes: &[Node<'_>], words: Vocabulary, problems: &mut Problems
     for (place, node) in nodes.iter().enumerate() {
         let mut tied = Vec::with_capacity(node.dependencies.len());
         for name in node.dependencies {
-            match places.get(name.as_str()) {
-                Some(&on) => tied.push(on),
-                None => {
-                    unknown(nodes, place, name, words, problems);
-                    is_good = false;
-                }
+            if let Some(&on) = places.get(name.as_str()) {
+                tied.push(on);
+            } else {
+                unknown(nodes, place, name, words, problems);
+                is_good = false;
             }
         }
         dependencies.push(tied);
@@ -105,7 +104,7 @@ fn unknown(nodes: &[Node<'_>], place: usize, name: &Name, words: Vocabulary, pro
     if nodes.len() <= MAX_SEARCHED && !problems.is_full() {
         let names: Vec<_> = nodes.iter().map(|node| node.name.as_str()).collect();
         if let Some(meant) = nearest(name.as_str(), &names) {
-            message.push_str(&format!("; did you mean `{meant}`?"));
+            message = format!("{message}; did you mean `{meant}`?");
         }
     }
     problems.add(Reason::InvalidDependency, Some(&field), message);

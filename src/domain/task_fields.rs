@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn dependencies_have_a_limit_and_never_lead_back() {
         let many: Vec<_> = (0..10_001).map(|number| number.to_string()).collect();
-        let rejection = read(&format!(r#"{{"task_name":"t","key":"k","dependencies":["a","k"]}}"#)).unwrap_err();
+        let rejection = read(r#"{"task_name":"t","key":"k","dependencies":["a","k"]}"#).unwrap_err();
 
         assert_eq!(
             refused(&format!(r#""dependencies":{many:?}"#)),

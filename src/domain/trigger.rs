@@ -240,10 +240,10 @@ mod tests {
     }
 
     fn task(payload: &str) -> TaskTrigger {
-        match asked(TASK_TRIGGER, payload).unwrap() {
-            Inbound::Task(trigger) => *trigger,
-            other => panic!("not a task: {other:?}"),
-        }
+        let Ok(Inbound::Task(trigger)) = asked(TASK_TRIGGER, payload) else {
+            panic!("not a task")
+        };
+        *trigger
     }
 
     #[test]
@@ -315,14 +315,24 @@ mod tests {
                 r#"{{"event_type":"{TASK_TRIGGER}","source_agent":"s","correlation_id":{correlation_id},
                     "payload":{{"task_name":"t"}}}}"#
             );
-            match interpret(&Envelope::from_json(&json, "x").unwrap()).unwrap() {
-                Inbound::Task(trigger) => trigger.workflow_id,
-                other => panic!("not a task: {other:?}"),
-            }
+            let Ok(Inbound::Task(trigger)) = interpret(&Envelope::from_json(&json, "x").unwrap()) else {
+                panic!("not a task")
+            };
+            trigger.workflow_id
         };
         assert_eq!(read(r#""order-7""#), "order-7".parse().ok());
         assert_eq!(read(r#""order 7""#), None);
         assert_eq!(read("null"), None);
+    }
+
+    #[test]
+    fn a_group_is_read_from_its_event_and_has_an_id_only_where_one_was_given() {
+        let workflow = asked(WORKFLOW_START, r#"{"tasks":[{"task_id":"a"}]}"#);
+        let saga = asked(SAGA_START, r#"{"saga_id":"s","steps":[{"name":"a","action":"x"}]}"#);
+
+        // The correlation id is `c`, a legal name.
+        assert!(matches!(workflow, Ok(Inbound::Workflow(workflow)) if workflow.workflow_id.is_none()));
+        assert!(matches!(saga, Ok(Inbound::Saga(saga)) if saga.saga_id == "s".parse().ok()));
     }
 
     /// JSON as text, with the spaces, escapes, numbers and repeated keys that a tree of values would not keep.
@@ -346,6 +356,25 @@ mod tests {
         })
     }
 
+    fn every_field() -> Vec<&'static str> {
+        let lists: [&[&str]; 5] = [
+            &TASK_TRIGGER_FIELDS,
+            &WORKFLOW_FIELDS,
+            &SAGA_FIELDS,
+            &TASK_RESULT_FIELDS,
+            &[
+                "task_id",
+                "action",
+                "compensation",
+                "compensation_args",
+                "depends_on",
+                "pivot",
+                "progress",
+            ],
+        ];
+        lists.concat()
+    }
+
     proptest! {
         #[test]
         fn what_a_task_is_given_arrives_byte_for_byte(
@@ -366,13 +395,13 @@ mod tests {
         #[test]
         fn no_payload_makes_it_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..80),
-            fields in prop::collection::vec((prop::sample::select(TASK_TRIGGER_FIELDS.to_vec()), json()), 0..6),
-            is_cancel in any::<bool>(),
+            fields in prop::collection::vec((prop::sample::select(every_field()), json()), 0..6),
+            event_type in prop::sample::select(KNOWN.to_vec()),
         ) {
-            let event_type = if is_cancel { TASK_CANCEL } else { TASK_TRIGGER };
             let fields: Vec<_> = fields.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
             let plausible = format!("{{{}}}", fields.join(","));
-            for payload in [&bytes[..], &[b"{", &bytes[..]].concat(), plausible.as_bytes()] {
+            let list = format!(r#"{{"tasks":[{plausible},{{"task_id":"a"}}],"steps":[{plausible}]}}"#);
+            for payload in [&bytes[..], &[b"{", &bytes[..]].concat(), plausible.as_bytes(), list.as_bytes()] {
                 let entry = [(&b"event_type"[..], event_type.as_bytes()), (b"source_agent", b"s"), (b"payload", payload)];
                 if let Ok(envelope) = Envelope::decode("1-0", &entry)
                     && let Err(rejection) = interpret(&envelope)

@@ -172,6 +172,9 @@ impl WorkflowTrigger {
     }
 
     /// In what order its tasks can run, and how many at once. In a batch they stand as they came.
+    ///
+    /// # Panics
+    /// When somebody changed `tasks` so that they depend on each other in a ring; none that was read does.
     #[must_use]
     pub fn plan(&self) -> ExecutionPlan {
         ExecutionPlan::of(
