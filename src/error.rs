@@ -1,6 +1,7 @@
 //! What programs that use the library are told when something can not be done.
 
-use crate::domain::rejection::Rejection;
+use crate::domain::graph::GraphError;
+use crate::domain::rejection::{Reason, Rejection, cycle_in_words};
 use crate::runtime::handler::TaskError;
 use crate::store::StoreError;
 
@@ -57,6 +58,23 @@ pub enum Error {
     /// A value is out of its range or of the wrong kind.
     #[error("{0}")]
     InvalidField(Rejection),
+    /// Tasks depend on each other in a ring.
+    #[error("`{}` {}", cycle.first().map_or("", String::as_str), cycle_in_words(cycle))]
+    CyclicDependency {
+        /// One such ring: each on the next, the first again at the end.
+        cycle: Vec<String>,
+    },
+    /// A task depends on something that is not known.
+    #[error("{0}")]
+    InvalidDependency(Rejection),
+    /// A task can not be completed before what it depends on.
+    #[error("`{task_id}` still depends on `{}`", waits_for.join("`, `"))]
+    DependencyNotSatisfied {
+        /// The task.
+        task_id: String,
+        /// What is not completed.
+        waits_for: Vec<String>,
+    },
     /// The task is not in a state that allows this.
     #[error("{0}")]
     InvalidTransition(String),
@@ -102,6 +120,9 @@ impl Error {
             Self::TaskQueueFull { .. } => "TaskQueueFull",
             Self::UnknownTask(_) => "UnknownTask",
             Self::InvalidField(_) => "InvalidField",
+            Self::CyclicDependency { .. } => "CyclicDependency",
+            Self::InvalidDependency(_) => "InvalidDependency",
+            Self::DependencyNotSatisfied { .. } => "DependencyNotSatisfied",
             Self::InvalidTransition(_) => "InvalidTransition",
             Self::MaxRetriesExceeded { .. } => "MaxRetriesExceeded",
             Self::PermanentFailure { .. } => "PermanentFailure",
@@ -125,10 +146,55 @@ impl Error {
             | Self::DeadLetterNotFound(_)
             | Self::UnknownTask(_)
             | Self::InvalidField(_)
+            | Self::CyclicDependency { .. }
+            | Self::InvalidDependency(_)
+            | Self::DependencyNotSatisfied { .. }
             | Self::InvalidTransition(_)
             | Self::MaxRetriesExceeded { .. }
             | Self::PermanentFailure { .. }
             | Self::Store(_) => false,
+        }
+    }
+}
+
+impl From<Rejection> for Error {
+    /// What can not be accepted, by its gravest problem.
+    fn from(rejection: Rejection) -> Self {
+        match rejection.reason {
+            Reason::CyclicDependency => Self::CyclicDependency { cycle: rejection.cycle },
+            Reason::InvalidDependency => Self::InvalidDependency(rejection),
+            Reason::UnknownTask
+            | Reason::Malformed
+            | Reason::MissingField
+            | Reason::InvalidField
+            | Reason::UnknownField
+            | Reason::UnknownEventType
+            | Reason::TooLarge
+            | Reason::TooDeep
+            | Reason::DuplicateKey
+            | Reason::DuplicateId
+            | Reason::NotFound
+            | Reason::StaleAttempt
+            | Reason::InvalidTransition => Self::InvalidField(rejection),
+        }
+    }
+}
+
+impl From<GraphError> for Error {
+    fn from(error: GraphError) -> Self {
+        let said = error.to_string();
+        match error {
+            GraphError::CyclicDependency { cycle } => Self::CyclicDependency { cycle },
+            GraphError::InvalidDependency { .. } => {
+                Self::InvalidDependency(Rejection::new(Reason::InvalidDependency, Some("dependencies"), said))
+            }
+            GraphError::DependencyNotSatisfied { task_id, waits_for } => {
+                Self::DependencyNotSatisfied { task_id, waits_for }
+            }
+            GraphError::DuplicateTask(_) => {
+                Self::InvalidField(Rejection::new(Reason::DuplicateKey, Some("task_id"), said))
+            }
+            GraphError::TaskNotFound(task_id) => Self::TaskNotFound(task_id),
         }
     }
 }

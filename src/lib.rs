@@ -36,7 +36,7 @@
 //! [`TaskQueue`] puts tasks in and takes them out; [`EventBus`] publishes triggers and follows the log; [`Handlers`]
 //! holds the functions that a replica of one's own runs. [`RetryPolicy::execute_with_retry`] tries any operation again by
 //! the same policies. [`DeadLetters`] lists what failed for good and brings it back;
-//! [`WorkerPool`] runs functions without any Redis.
+//! [`WorkerPool`] runs functions without any Redis; [`DependencyGraph`] plans tasks that depend on each other.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -52,6 +52,7 @@ pub mod store;
 
 pub use domain::dead_letter::{DeadLetterId, DeadLetterKind};
 pub use domain::event::{Event, Pattern};
+pub use domain::graph::{DependencyGraph, ExecutionPlan, GraphError, GraphStatistics, TaskNode};
 pub use domain::id::TaskId;
 pub use domain::priority::Priority;
 pub use domain::retry::{RetryPolicy, RetryStrategy};

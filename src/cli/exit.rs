@@ -28,6 +28,8 @@ pub(crate) struct Failure {
     text: String,
     /// Each problem on its own, where there may be several.
     errors: Option<serde_json::Value>,
+    /// Tasks that depend on each other in a ring.
+    cycle: Option<Vec<String>>,
 }
 
 impl Failure {
@@ -37,6 +39,7 @@ impl Failure {
             name,
             text: text.to_owned(),
             errors: None,
+            cycle: None,
         }
     }
 
@@ -86,6 +89,7 @@ impl Failure {
                     code: self.name,
                     message: &self.text,
                     errors: self.errors.as_ref(),
+                    cycle: self.cycle.as_deref(),
                 };
                 say(&serde_json::to_string(&Wrapped { error }).unwrap_or_default());
             } else {
@@ -108,6 +112,8 @@ struct ErrorDocument<'a> {
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     errors: Option<&'a serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cycle: Option<&'a [String]>,
 }
 
 /// Writes a line to standard error; nobody may be there to read it, which is no reason to panic.
@@ -165,9 +171,16 @@ impl From<Error> for Failure {
             | Error::DeadLetterNotFound(_)
             | Error::QueueNotFound(_)
             | Error::WorkerNotFound(_) => Self::new(NOT_FOUND, name, &text),
-            Error::InvalidField(rejection) => Self::new(USAGE, name, &text).with_errors(&rejection.problems),
+            Error::InvalidField(rejection) | Error::InvalidDependency(rejection) => {
+                Self::new(USAGE, name, &text).with_errors(&rejection.problems)
+            }
+            Error::CyclicDependency { cycle } => Self {
+                cycle: Some(cycle),
+                ..Self::new(USAGE, name, &text)
+            },
             Error::UnknownTask(_) => Self::new(USAGE, name, &text),
             Error::TaskQueueFull { .. }
+            | Error::DependencyNotSatisfied { .. }
             | Error::InvalidTransition(_)
             | Error::MaxRetriesExceeded { .. }
             | Error::PermanentFailure { .. }

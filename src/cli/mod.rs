@@ -10,6 +10,7 @@ mod completions;
 mod config;
 mod confirm;
 mod context;
+mod definition;
 mod demo;
 mod dev;
 mod dlq;
@@ -26,6 +27,8 @@ mod stats;
 mod task;
 mod trigger;
 mod workers;
+mod workflow;
+mod yaml;
 
 use std::process::ExitCode;
 
@@ -100,6 +103,9 @@ enum Command {
     /// Look at tasks, wait for them, cancel them
     #[command(subcommand)]
     Task(task::TaskCommand),
+    /// Look at workflows
+    #[command(subcommand)]
+    Workflow(workflow::WorkflowCommand),
     /// Look at what failed for good or was rejected, and bring it back
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
@@ -182,6 +188,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Demo => demo::run(&context).await,
             Command::Trigger(args) => trigger::run(&context, args).await,
             Command::Task(command) => task::run(&context, command).await,
+            Command::Workflow(command) => workflow::run(&context, &command),
             Command::Dlq(command) => dlq::run(&context, command).await,
             Command::Queue(command) => queue::run(&context, command).await,
             Command::Workers(command) => workers::run(&context, command).await,

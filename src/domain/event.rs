@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::id::shortened;
 use super::object::opens_object;
 
-/// The types of events that tell of triggers, commands, tasks and replicas. The log may hold others, of later versions.
+/// The types of events that tell of triggers, commands, tasks, workflows, sagas and replicas. The log may hold others, of later versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventType {
     /// A trigger was refused.
@@ -39,6 +39,38 @@ pub enum EventType {
     TaskCancelled,
     /// A task came back from the dead letters and has a new life.
     TaskRequeued,
+    /// A workflow exists.
+    WorkflowStarted,
+    /// All tasks of a workflow succeeded.
+    WorkflowCompleted,
+    /// All tasks of a workflow are over, and one failed.
+    WorkflowFailed,
+    /// A workflow was stopped, and all its tasks are over.
+    WorkflowCancelled,
+    /// A saga exists.
+    SagaStarted,
+    /// A step began.
+    SagaStepStarted,
+    /// A step is done.
+    SagaStepCompleted,
+    /// A step failed for good.
+    SagaStepFailed,
+    /// A saga turned back.
+    SagaCompensating,
+    /// A step is undone.
+    SagaStepCompensated,
+    /// A step can not be undone.
+    SagaStepCompensationFailed,
+    /// A step that was given up succeeded after its saga had ended.
+    SagaStepLateSuccess,
+    /// All steps of a saga are done.
+    SagaCompleted,
+    /// All that a saga did is undone.
+    SagaCompensated,
+    /// A saga ended with steps that are not undone.
+    SagaFailed,
+    /// An operator has the rest of a saga undone again.
+    SagaResumed,
     /// A replica came, went or changed its size.
     WorkerPoolStatus,
     /// An operator changed something.
@@ -51,7 +83,7 @@ pub enum EventType {
 
 impl EventType {
     /// Every type.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 32] = [
         Self::TriggerRejected,
         Self::CommandRefused,
         Self::TaskCreated,
@@ -64,6 +96,22 @@ impl EventType {
         Self::TaskDeadLettered,
         Self::TaskCancelled,
         Self::TaskRequeued,
+        Self::WorkflowStarted,
+        Self::WorkflowCompleted,
+        Self::WorkflowFailed,
+        Self::WorkflowCancelled,
+        Self::SagaStarted,
+        Self::SagaStepStarted,
+        Self::SagaStepCompleted,
+        Self::SagaStepFailed,
+        Self::SagaCompensating,
+        Self::SagaStepCompensated,
+        Self::SagaStepCompensationFailed,
+        Self::SagaStepLateSuccess,
+        Self::SagaCompleted,
+        Self::SagaCompensated,
+        Self::SagaFailed,
+        Self::SagaResumed,
         Self::WorkerPoolStatus,
         Self::OperatorAction,
         Self::HistoryRolledBack,
@@ -86,6 +134,22 @@ impl EventType {
             Self::TaskDeadLettered => "orchestration.task.dead_lettered",
             Self::TaskCancelled => "orchestration.task.cancelled",
             Self::TaskRequeued => "orchestration.task.requeued",
+            Self::WorkflowStarted => "orchestration.workflow.started",
+            Self::WorkflowCompleted => "orchestration.workflow.completed",
+            Self::WorkflowFailed => "orchestration.workflow.failed",
+            Self::WorkflowCancelled => "orchestration.workflow.cancelled",
+            Self::SagaStarted => "orchestration.saga.started",
+            Self::SagaStepStarted => "orchestration.saga.step_started",
+            Self::SagaStepCompleted => "orchestration.saga.step_completed",
+            Self::SagaStepFailed => "orchestration.saga.step_failed",
+            Self::SagaCompensating => "orchestration.saga.compensating",
+            Self::SagaStepCompensated => "orchestration.saga.step_compensated",
+            Self::SagaStepCompensationFailed => "orchestration.saga.step_compensation_failed",
+            Self::SagaStepLateSuccess => "orchestration.saga.step_late_success",
+            Self::SagaCompleted => "orchestration.saga.completed",
+            Self::SagaCompensated => "orchestration.saga.compensated",
+            Self::SagaFailed => "orchestration.saga.failed",
+            Self::SagaResumed => "orchestration.saga.resumed",
             Self::WorkerPoolStatus => "orchestration.worker_pool.status",
             Self::OperatorAction => "orchestration.operator.action",
             Self::HistoryRolledBack => "orchestration.history.rolled_back",

@@ -265,6 +265,22 @@ impl Subject {
             }
             EventType::TriggerRejected
             | EventType::CommandRefused
+            | EventType::WorkflowStarted
+            | EventType::WorkflowCompleted
+            | EventType::WorkflowFailed
+            | EventType::WorkflowCancelled
+            | EventType::SagaStarted
+            | EventType::SagaStepStarted
+            | EventType::SagaStepCompleted
+            | EventType::SagaStepFailed
+            | EventType::SagaCompensating
+            | EventType::SagaStepCompensated
+            | EventType::SagaStepCompensationFailed
+            | EventType::SagaStepLateSuccess
+            | EventType::SagaCompleted
+            | EventType::SagaCompensated
+            | EventType::SagaFailed
+            | EventType::SagaResumed
             | EventType::WorkerPoolStatus
             | EventType::OperatorAction
             | EventType::HistoryRolledBack

@@ -3,21 +3,15 @@
 //! An event that lands on the other stream is handled all the same; the family only decides how a refusal is told: a
 //! refused trigger becomes a dead letter, a refused command an answer.
 
+use super::trigger::{
+    SAGA_CANCEL, SAGA_START, TASK_CANCEL, TASK_HEARTBEAT, TASK_RESULT, TASK_TRIGGER, WORKFLOW_START, WORKFLOW_STOP,
+};
+
 /// Events that start something.
-const TRIGGERS: [&str; 3] = [
-    "orchestration.task.trigger",
-    "orchestration.workflow.start",
-    "orchestration.saga.start",
-];
+const TRIGGERS: [&str; 3] = [TASK_TRIGGER, WORKFLOW_START, SAGA_START];
 
 /// Events about something that exists.
-const COMMANDS: [&str; 5] = [
-    "orchestration.task.cancel",
-    "orchestration.workflow.stop",
-    "orchestration.saga.cancel",
-    "orchestration.task.result",
-    "orchestration.task.heartbeat",
-];
+const COMMANDS: [&str; 5] = [TASK_CANCEL, WORKFLOW_STOP, SAGA_CANCEL, TASK_RESULT, TASK_HEARTBEAT];
 
 /// Whether events of this type start something.
 #[must_use]

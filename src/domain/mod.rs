@@ -23,6 +23,7 @@ pub mod envelope;
 mod parts;
 mod trace_context;
 
+pub mod command;
 pub mod inbound;
 pub mod saga;
 pub mod trigger;
@@ -30,6 +31,11 @@ pub mod worker;
 pub mod workflow;
 
 mod task_fields;
+
+pub mod graph;
+
+mod layers;
+mod links;
 
 mod object;
 mod payload;

@@ -10,20 +10,26 @@ use std::str::FromStr;
 use serde_json::value::RawValue;
 
 use super::id::shortened;
-use super::object::{Object, Text, kind};
+use super::object::{NotAnObject, Object, Text, kind};
 use super::rejection::{Problems, Reason};
 
 /// The fields of one JSON object, and the problems found in them so far.
 pub(super) struct Payload<'a, 'p> {
     object: Object<'a>,
-    /// What stands before a field's name in a problem: nothing, or as `retry.`.
-    path: &'static str,
+    /// What stands before a field's name in a problem: nothing, or as `retry.` or `tasks[3].retry.`.
+    path: Cow<'static, str>,
     problems: &'p mut Problems,
 }
 
 impl<'a, 'p> Payload<'a, 'p> {
     /// Notes every field that is not in `known`.
-    pub(super) fn new(object: Object<'a>, path: &'static str, known: &[&str], problems: &'p mut Problems) -> Self {
+    pub(super) fn new(
+        object: Object<'a>,
+        path: impl Into<Cow<'static, str>>,
+        known: &[&str],
+        problems: &'p mut Problems,
+    ) -> Self {
+        let path = path.into();
         for (key, _) in object.fields.iter().filter(|(key, _)| !known.contains(&&**key)) {
             // The message costs time, and there may be a hundred thousand.
             let message = if problems.is_full() {
@@ -75,6 +81,38 @@ impl<'a, 'p> Payload<'a, 'p> {
             self.note(Reason::MissingField, field, "is required");
         }
         self.parsed(field)
+    }
+
+    /// A string that must be there.
+    pub(super) fn required_text(&mut self, field: &str) -> Option<Cow<'a, str>> {
+        if self.raw(field).is_none() {
+            self.note(Reason::MissingField, field, "is required");
+        }
+        self.text(field)
+    }
+
+    /// A string of at most so many bytes.
+    pub(super) fn short_text(&mut self, field: &str, most: usize) -> Option<Cow<'a, str>> {
+        let text = self.text(field)?;
+        if text.len() > most {
+            let message = format!("has {} bytes, must have at most {most}", text.len());
+            self.note(Reason::InvalidField, field, message);
+        }
+        Some(text)
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&mut self, field: &str) -> Option<bool> {
+        let value = self.raw(field)?;
+        let boolean = serde_json::from_str(value.get()).ok();
+        if boolean.is_none() {
+            self.note(
+                Reason::InvalidField,
+                field,
+                format!("must be true or false, is {}", kind(value)),
+            );
+        }
+        boolean
     }
 
     /// A number that `fits`; `expected` says which do, as `from 0 to 1`.
@@ -130,16 +168,44 @@ impl<'a, 'p> Payload<'a, 'p> {
         None
     }
 
-    /// An object inside, with its own `known` fields; `path` is `field` and a full stop.
-    pub(super) fn inner<'s>(&'s mut self, field: &str, path: &'static str, known: &[&str]) -> Option<Payload<'a, 's>> {
-        let value = self.object(field)?;
+    /// The entries of an array.
+    pub(super) fn entries(&mut self, field: &str) -> Option<Vec<&'a RawValue>> {
+        let array = self.array(field)?;
+        Some(serde_json::from_str(array.get()).expect("it is an array: its kind was looked at"))
+    }
+
+    /// An object inside, with its own `known` fields.
+    pub(super) fn inner<'s>(&'s mut self, field: &str, known: &[&str]) -> Option<Payload<'a, 's>> {
+        let value = self.raw(field)?;
+        self.object_at(field, value, known)
+    }
+
+    /// An object anywhere inside, as an entry of an array, with its own `known` fields; `place` is its path from here.
+    pub(super) fn object_at<'s>(
+        &'s mut self,
+        place: &str,
+        value: &'a RawValue,
+        known: &[&str],
+    ) -> Option<Payload<'a, 's>> {
         match Object::parse(value.get()) {
-            Ok(object) => Some(Payload::new(object, path, known, self.problems)),
+            Ok(object) => {
+                let path = format!("{}{place}.", self.path);
+                Some(Payload::new(object, path, known, self.problems))
+            }
+            Err(NotAnObject::OtherKind(kind)) => {
+                self.note(Reason::InvalidField, place, format!("must be an object, is {kind}"));
+                None
+            }
             Err(error) => {
-                self.note(Reason::InvalidField, field, error.to_string());
+                self.note(Reason::InvalidField, place, error.to_string());
                 None
             }
         }
+    }
+
+    /// The problems found so far.
+    pub(super) fn problems(&mut self) -> &mut Problems {
+        self.problems
     }
 }
 
@@ -160,8 +226,24 @@ fn shown(value: &RawValue) -> String {
     }
 }
 
+/// What one kind of event calls otherwise than another.
+const OTHERWISE: [(&str, &str); 8] = [
+    ("task_name", "action"),
+    ("task_name", "name"),
+    ("name", "task_name"),
+    ("key", "task_id"),
+    ("key", "name"),
+    ("task_id", "key"),
+    ("dependencies", "depends_on"),
+    ("depends_on", "dependencies"),
+];
+
 fn unknown_field(key: &str, known: &[&str]) -> String {
-    match nearest(key, known) {
+    let otherwise = OTHERWISE
+        .into_iter()
+        .find(|(name, meant)| *name == key && known.contains(meant))
+        .map(|(_, meant)| meant);
+    match otherwise.or_else(|| nearest(key, known)) {
         Some(meant) => format!("is not a known field; did you mean `{meant}`?"),
         None => format!("is not a known field; there are {}", known.join(", ")),
     }
@@ -223,7 +305,7 @@ mod tests {
 
         assert_eq!(payload.text("a").as_deref(), Some("x"));
         assert_eq!(payload.integer("b", 5), None);
-        assert_eq!(payload.inner("c", "c.", &["d"]).unwrap().text("d"), None);
+        assert_eq!(payload.inner("c", &["d"]).unwrap().text("d"), None);
         assert_eq!(payload.text("e"), None);
         assert_eq!(payload.number("f", "", |_| true), None);
 

@@ -130,6 +130,8 @@ pub struct Rejection {
     pub reason: Reason,
     /// Every problem, in the order in which they were found.
     pub problems: Vec<Problem>,
+    /// Where tasks depend on each other in a ring, one such ring: each on the next, the first again at the end.
+    pub cycle: Vec<String>,
 }
 
 impl Rejection {
@@ -143,6 +145,7 @@ impl Rejection {
         Self {
             reason,
             problems: vec![problem],
+            cycle: Vec::new(),
         }
     }
 
@@ -171,6 +174,7 @@ pub(super) struct Problems {
     gravest: Option<Reason>,
     listed: Vec<Problem>,
     unlisted: usize,
+    cycle: Vec<String>,
 }
 
 impl Problems {
@@ -192,6 +196,12 @@ impl Problems {
                 message: message.into(),
             });
         }
+    }
+
+    /// Notes that tasks depend on each other in a ring; `cycle` as in [`Rejection`].
+    pub(super) fn add_cycle(&mut self, field: &str, cycle: Vec<String>) {
+        self.add(Reason::CyclicDependency, Some(field), cycle_in_words(&cycle));
+        self.cycle = cycle;
     }
 
     /// Whether a further problem would only be counted: its message need not be worked out.
@@ -221,8 +231,26 @@ impl Problems {
                 message: format!("and {} more problems", self.unlisted),
             });
         }
-        Some(Rejection { reason, problems })
+        Some(Rejection {
+            reason,
+            problems,
+            cycle: self.cycle,
+        })
     }
+}
+
+/// A ring as an error says it: `depends on itself: a → b → a`, a long one without its middle.
+pub(crate) fn cycle_in_words(cycle: &[String]) -> String {
+    const SHOWN: usize = 10;
+    if cycle.len() <= SHOWN {
+        return format!("depends on itself: {}", cycle.join(" → "));
+    }
+    format!(
+        "depends on itself: {} → … {} more … → {}",
+        cycle[..SHOWN - 2].join(" → "),
+        cycle.len() - SHOWN + 1,
+        cycle[cycle.len() - 1]
+    )
 }
 
 #[cfg(test)]

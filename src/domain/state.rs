@@ -153,6 +153,46 @@ impl fmt::Display for TaskState {
     }
 }
 
+/// Why a task was cancelled, as its event says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CancelReason {
+    /// Somebody asked for it.
+    Requested,
+    /// Something that it depends on ended without success.
+    DependencyFailed,
+    /// Its workflow was stopped.
+    WorkflowStopped,
+    /// Its saga turned back.
+    SagaAborted,
+}
+
+impl CancelReason {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [
+        Self::Requested,
+        Self::DependencyFailed,
+        Self::WorkflowStopped,
+        Self::SagaAborted,
+    ];
+
+    /// The code on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::DependencyFailed => "dependency_failed",
+            Self::WorkflowStopped => "workflow_stopped",
+            Self::SagaAborted => "saga_aborted",
+        }
+    }
+}
+
+impl fmt::Display for CancelReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// The text names no state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a state: expected PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT or CANCELLED")]

@@ -2,6 +2,7 @@
 //!
 //! What a field may be is decided here and nowhere else: by the type it becomes, or by its own rule below.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -49,7 +50,16 @@ impl TaskTrigger {
     /// Reads every field, and notes what is wrong with each. `None` after a problem with the name.
     pub(super) fn read(payload: &mut Payload<'_, '_>) -> Option<Self> {
         let task_name = payload.required("task_name");
-        let verbatim = |value: Option<&RawValue>, default| value.map_or_else(|| literal(default), RawValue::to_owned);
+        let trigger = Self::read_options(payload, task_name)?;
+        if let Some(key) = trigger.key.as_ref().filter(|key| trigger.dependencies.contains(key)) {
+            let cycle = vec![key.to_string(), key.to_string()];
+            payload.problems().add_cycle("dependencies", cycle);
+        }
+        Some(trigger)
+    }
+
+    /// Reads every field but the name. `None` without one.
+    pub(super) fn read_options(payload: &mut Payload<'_, '_>, task_name: Option<Name>) -> Option<Self> {
         Some(Self {
             args: verbatim(payload.array("args"), "[]"),
             kwargs: verbatim(payload.object("kwargs"), "{}"),
@@ -58,15 +68,11 @@ impl TaskTrigger {
             agent_id: payload.parsed("agent_id"),
             queue: payload.parsed("queue"),
             key: payload.parsed("key"),
-            dependencies: read_dependencies(payload),
+            dependencies: read_names(payload, "dependencies").unwrap_or_default(),
             parent_task_id: payload.parsed("parent_task_id"),
-            timeout_seconds: payload.number(
-                "timeout_seconds",
-                format_args!("over 0, at most {}", Self::LONGEST_SECONDS),
-                |seconds| seconds > 0.0 && seconds <= Self::LONGEST_SECONDS,
-            ),
+            timeout_seconds: read_timeout(payload),
             max_retries: payload.integer("max_retries", RetryPolicy::MOST_RETRIES),
-            retry: read_retry(payload),
+            retry: read_retry(payload, "retry"),
             start: read_start(payload),
             tags: verbatim(read_tags(payload), "{}"),
             metadata: verbatim(payload.object("metadata"), "{}"),
@@ -76,50 +82,73 @@ impl TaskTrigger {
     }
 }
 
-fn read_dependencies(payload: &mut Payload<'_, '_>) -> Vec<Name> {
-    let Some(array) = payload.array("dependencies") else {
-        return Vec::new();
-    };
-    let entries: Vec<&RawValue> = serde_json::from_str(array.get()).unwrap_or_default();
-    let mut dependencies = Vec::new();
+/// A JSON value as it came, or the default.
+fn verbatim(value: Option<&RawValue>, default: &'static str) -> Box<RawValue> {
+    value.map_or_else(|| literal(default), RawValue::to_owned)
+}
+
+/// A list of names; one that comes again is left out.
+pub(super) fn read_names(payload: &mut Payload<'_, '_>, field: &str) -> Option<Vec<Name>> {
+    let entries = payload.entries(field)?;
+    if entries.len() > TaskTrigger::MAX_DEPENDENCIES {
+        let message = format!(
+            "has {} entries, must have at most {}",
+            entries.len(),
+            TaskTrigger::MAX_DEPENDENCIES
+        );
+        payload.note(Reason::InvalidField, field, message);
+        return None;
+    }
+    let mut names: Vec<Name> = Vec::with_capacity(entries.len());
     for (place, entry) in entries.iter().enumerate() {
         match as_text(entry).and_then(|text| text.parse().map_err(|error: InvalidId| error.to_string())) {
-            Ok(name) => dependencies.push(name),
-            Err(message) => payload.note(Reason::InvalidField, &format!("dependencies[{place}]"), message),
+            Ok(name) => names.push(name),
+            Err(message) => payload.note(Reason::InvalidField, &format!("{field}[{place}]"), message),
         }
     }
-    // The one place that keeps dependencies out until tasks can wait for each other.
-    if !entries.is_empty() {
-        payload.note(
-            Reason::InvalidField,
-            "dependencies",
-            "must be empty: this version does not support them",
-        );
-    }
-    dependencies
+    Some(without_repeats(names))
+}
+
+/// A few are compared with each other, many are hashed.
+fn without_repeats(mut names: Vec<Name>) -> Vec<Name> {
+    let is_repeat: Vec<bool> = if names.len() <= 16 {
+        let comes_before = |place: usize| names[..place].contains(&names[place]);
+        (0..names.len()).map(comes_before).collect()
+    } else {
+        let mut seen = HashSet::with_capacity(names.len());
+        names.iter().map(|name| !seen.insert(name)).collect()
+    };
+    let mut is_repeat = is_repeat.into_iter();
+    names.retain(|_| !is_repeat.next().unwrap_or_default());
+    names
+}
+
+/// The longest that one attempt may take.
+pub(super) fn read_timeout(payload: &mut Payload<'_, '_>) -> Option<f64> {
+    payload.number(
+        "timeout_seconds",
+        format_args!("over 0, at most {}", TaskTrigger::LONGEST_SECONDS),
+        |seconds| seconds > 0.0 && seconds <= TaskTrigger::LONGEST_SECONDS,
+    )
 }
 
 /// The name of a preset, or an object; what the object leaves out is the standard's.
-fn read_retry(payload: &mut Payload<'_, '_>) -> Option<RetryPolicy> {
-    if payload.raw("retry")?.get().starts_with('"') {
-        return match payload.text("retry")?.parse() {
+pub(super) fn read_retry(payload: &mut Payload<'_, '_>, field: &str) -> Option<RetryPolicy> {
+    if payload.raw(field)?.get().starts_with('"') {
+        return match payload.text(field)?.parse() {
             Ok(policy) => Some(policy),
             Err(error) => {
                 let error: InvalidPolicy = error;
-                payload.note(Reason::InvalidField, "retry", error.problem);
+                payload.note(Reason::InvalidField, field, error.problem);
                 None
             }
         };
     }
-    if kind(payload.raw("retry")?) != "an object" {
-        payload.note(
-            Reason::InvalidField,
-            "retry",
-            "must be the name of a preset or an object",
-        );
+    if kind(payload.raw(field)?) != "an object" {
+        payload.note(Reason::InvalidField, field, "must be the name of a preset or an object");
         return None;
     }
-    let mut fields = payload.inner("retry", "retry.", &RETRY_FIELDS)?;
+    let mut fields = payload.inner(field, &RETRY_FIELDS)?;
     let mut policy = RetryPolicy::STANDARD;
     // Ranges are the policy's own to check: here every number will do.
     let any = |_| true;
@@ -289,7 +318,7 @@ mod tests {
             ("agent_id", &["7", r#""""#]),
             ("queue", &[r#""a:b""#, "false"]),
             ("key", &[r#""*""#, "0"]),
-            ("dependencies", &["{}", r#""a""#, r#"["a"]"#]),
+            ("dependencies", &["{}", r#""a""#]),
             ("parent_task_id", &[r#""x""#, "5"]),
             ("timeout_seconds", &["0", "-1", "1e400", "31536001", r#""5""#]),
             (
@@ -316,6 +345,38 @@ mod tests {
     }
 
     #[test]
+    fn a_dependency_that_comes_again_counts_once() {
+        let dependencies = |list: &[String]| {
+            let list = serde_json::to_string(list).unwrap();
+            let trigger = task(&format!(r#"{{"task_name":"t","dependencies":{list}}}"#));
+            let names: Vec<_> = trigger.dependencies.iter().map(ToString::to_string).collect();
+            names
+        };
+        let few = ["b", "a", "b", "a", "c"].map(str::to_owned);
+        let many: Vec<_> = (0..10_000).map(|number| (number % 5_000).to_string()).collect();
+
+        assert_eq!(dependencies(&few), ["b", "a", "c"]);
+        assert_eq!(dependencies(&many), many[..5_000]);
+        assert_eq!(dependencies(&[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn dependencies_have_a_limit_and_never_lead_back() {
+        let many: Vec<_> = (0..10_001).map(|number| number.to_string()).collect();
+        let rejection = read(r#"{"task_name":"t","key":"k","dependencies":["a","k"]}"#).unwrap_err();
+
+        assert_eq!(
+            refused(&format!(r#""dependencies":{many:?}"#)),
+            "invalid_field: `dependencies` has 10001 entries, must have at most 10000"
+        );
+        assert_eq!(
+            rejection.to_string(),
+            "cyclic_dependency: `dependencies` depends on itself: k → k"
+        );
+        assert_eq!(rejection.cycle, ["k", "k"]);
+    }
+
+    #[test]
     fn what_is_wrong_inside_a_field_is_named_by_its_path() {
         assert_eq!(
             refused(r#""retry":{"jiter":0.1,"jitter":2,"strategy":"linear"}"#),
@@ -323,9 +384,9 @@ mod tests {
              `retry.strategy` must be EXPONENTIAL, LINEAR or FIBONACCI; `retry.jitter` is 2, must be from 0 to 1"
         );
         assert_eq!(
-            refused(r#""dependencies":["a",1]"#),
+            refused(r#""dependencies":["a",1,"b c"]"#),
             "invalid_field: `dependencies[1]` must be a string, is a number; \
-             `dependencies` must be empty: this version does not support them"
+             `dependencies[2]` `b c` is not a valid name: expected 1 to 128 characters of A-Z a-z 0-9 . _ : / -"
         );
         assert_eq!(
             refused(r#""delay_seconds":1,"run_at":"2026-01-31T12:00:00Z""#),

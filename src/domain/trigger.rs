@@ -1,4 +1,4 @@
-//! What an event asks for: a task, or the end of one.
+//! What an event asks for: a task, a workflow or a saga, or something about one that exists.
 //!
 //! [`interpret`] reads the payload of an [`Envelope`] by its event type, in one pass over the top level. What it gives
 //! is checked as far as the text alone allows. Whether a handler for the task exists, or the task to cancel, is for
@@ -11,6 +11,10 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use super::command::{
+    SAGA_CANCEL_FIELDS, TASK_CANCEL_FIELDS, TASK_HEARTBEAT_FIELDS, TASK_RESULT_FIELDS, WORKFLOW_STOP_FIELDS,
+};
+pub use super::command::{SagaCancel, TaskCancel, TaskHeartbeat, TaskResult, WorkflowStop};
 use super::envelope::Envelope;
 use super::id::{Name, QueueName, TaskId, shortened};
 use super::object::{NotAnObject, Object};
@@ -18,31 +22,58 @@ use super::payload::{Payload, nearest};
 use super::priority::Priority;
 use super::rejection::{Problems, Reason, Rejection};
 use super::retry::RetryPolicy;
+use super::saga::{SAGA_FIELDS, SagaTrigger};
 use super::task_fields::TASK_TRIGGER_FIELDS;
+use super::workflow::{WORKFLOW_FIELDS, WorkflowTrigger};
 
 /// Asks for a task.
 pub const TASK_TRIGGER: &str = "orchestration.task.trigger";
+/// Asks for a workflow.
+pub const WORKFLOW_START: &str = "orchestration.workflow.start";
+/// Asks for a saga.
+pub const SAGA_START: &str = "orchestration.saga.start";
 /// Asks for the end of a task.
 pub const TASK_CANCEL: &str = "orchestration.task.cancel";
+/// Asks for the end of a workflow.
+pub const WORKFLOW_STOP: &str = "orchestration.workflow.stop";
+/// Asks a saga to turn back.
+pub const SAGA_CANCEL: &str = "orchestration.saga.cancel";
+/// Says how an agent's attempt ended.
+pub const TASK_RESULT: &str = "orchestration.task.result";
+/// Says that an agent is still at work.
+pub const TASK_HEARTBEAT: &str = "orchestration.task.heartbeat";
 
-/// What is reserved for workflows, sagas and agents, and not handled yet.
-const LATER: [&str; 6] = [
-    "orchestration.workflow.start",
-    "orchestration.workflow.stop",
-    "orchestration.saga.start",
-    "orchestration.saga.cancel",
-    "orchestration.task.result",
-    "orchestration.task.heartbeat",
+/// Every type of event that is acted upon.
+const KNOWN: [&str; 8] = [
+    TASK_TRIGGER,
+    WORKFLOW_START,
+    SAGA_START,
+    TASK_CANCEL,
+    WORKFLOW_STOP,
+    SAGA_CANCEL,
+    TASK_RESULT,
+    TASK_HEARTBEAT,
 ];
 
-const TASK_CANCEL_FIELDS: [&str; 2] = ["task_id", "reason"];
 /// What an event that came in asks for.
 #[derive(Debug, Clone)]
 pub enum Inbound {
     /// A task is to be made.
     Task(Box<TaskTrigger>),
+    /// Tasks are to be made that depend on each other.
+    Workflow(Box<WorkflowTrigger>),
+    /// Steps are to be made that can be undone.
+    Saga(Box<SagaTrigger>),
     /// A task is to end.
     Cancel(TaskCancel),
+    /// A workflow is to end.
+    WorkflowStop(WorkflowStop),
+    /// A saga is to turn back.
+    SagaCancel(SagaCancel),
+    /// An agent's attempt has ended.
+    Result(TaskResult),
+    /// An agent is still at work.
+    Heartbeat(TaskHeartbeat),
 }
 
 /// A task that is asked for. What it leaves open is filled in from the handler and the configuration.
@@ -95,16 +126,9 @@ pub enum Start {
     At(i64),
 }
 
-/// A task that is to end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskCancel {
-    /// Which.
-    pub task_id: TaskId,
-    /// The caller's words, at most [`TaskCancel::MAX_REASON_BYTES`].
-    pub reason: Option<String>,
-}
-
 impl TaskTrigger {
+    /// The most that one task can depend on: as many as a workflow can have.
+    pub const MAX_DEPENDENCIES: usize = 10_000;
     /// The longest timeout or delay, in seconds: a year.
     pub const LONGEST_SECONDS: f64 = RetryPolicy::LONGEST_DELAY_SECONDS;
 
@@ -132,71 +156,63 @@ impl TaskTrigger {
     }
 }
 
-impl TaskCancel {
-    /// The longest reason that a caller may give.
-    pub const MAX_REASON_BYTES: usize = 1024;
-
-    fn read(payload: &mut Payload<'_, '_>) -> Option<Self> {
-        let task_id = payload.required("task_id");
-        let reason = payload.text("reason");
-        if let Some(bytes) = reason
-            .as_ref()
-            .map(|reason| reason.len())
-            .filter(|&bytes| bytes > Self::MAX_REASON_BYTES)
-        {
-            let message = format!("has {bytes} bytes, must have at most {}", Self::MAX_REASON_BYTES);
-            payload.note(Reason::InvalidField, "reason", message);
-        }
-        task_id.map(|task_id| Self {
-            task_id,
-            reason: reason.map(Into::into),
-        })
-    }
-}
-
 /// Reads what an event asks for.
 ///
 /// # Errors
 /// [`Rejection`] with every problem of the payload. A payload that is not JSON is `malformed`, whatever the event type.
 pub fn interpret(envelope: &Envelope<'_>) -> Result<Inbound, Rejection> {
-    let object = Object::parse(&envelope.payload).map_err(|error| {
+    let payload = &*envelope.payload;
+    match &*envelope.event_type {
+        TASK_TRIGGER => read(payload, &TASK_TRIGGER_FIELDS, TaskTrigger::read).map(|mut trigger| {
+            let correlation_id = || envelope.correlation_id.as_ref().and_then(|id| id.parse().ok());
+            trigger.workflow_id = trigger.workflow_id.or_else(correlation_id);
+            Inbound::Task(Box::new(trigger))
+        }),
+        WORKFLOW_START => {
+            read(payload, &WORKFLOW_FIELDS, WorkflowTrigger::read).map(|trigger| Inbound::Workflow(Box::new(trigger)))
+        }
+        SAGA_START => read(payload, &SAGA_FIELDS, SagaTrigger::read).map(|trigger| Inbound::Saga(Box::new(trigger))),
+        TASK_CANCEL => read(payload, &TASK_CANCEL_FIELDS, TaskCancel::read).map(Inbound::Cancel),
+        WORKFLOW_STOP => read(payload, &WORKFLOW_STOP_FIELDS, WorkflowStop::read).map(Inbound::WorkflowStop),
+        SAGA_CANCEL => read(payload, &SAGA_CANCEL_FIELDS, SagaCancel::read).map(Inbound::SagaCancel),
+        TASK_RESULT => read(payload, &TASK_RESULT_FIELDS, TaskResult::read).map(Inbound::Result),
+        TASK_HEARTBEAT => read(payload, &TASK_HEARTBEAT_FIELDS, TaskHeartbeat::read).map(Inbound::Heartbeat),
+        other => Err(parse(payload).map_or_else(|rejection| rejection, |_| unknown_event_type(other))),
+    }
+}
+
+/// Reads one payload by its `reader`, which gives nothing only after it noted a problem.
+pub(super) fn read<T>(
+    text: &str,
+    known: &[&str],
+    reader: impl FnOnce(&mut Payload<'_, '_>) -> Option<T>,
+) -> Result<T, Rejection> {
+    let object = parse(text)?;
+    let mut problems = Problems::default();
+    let outcome = reader(&mut Payload::new(object, "", known, &mut problems));
+    match (outcome, problems.into_rejection()) {
+        (Some(outcome), None) => Ok(outcome),
+        (Some(_) | None, Some(rejection)) => Err(rejection),
+        (None, None) => unreachable!("nothing is left out without a problem"),
+    }
+}
+
+fn parse(text: &str) -> Result<Object<'_>, Rejection> {
+    Object::parse(text).map_err(|error| {
         let message = error.to_string();
         match error {
             NotAnObject::Malformed(_) => Rejection::new(Reason::Malformed, Some("payload"), message),
             NotAnObject::OtherKind(_) => Rejection::new(Reason::InvalidField, Some("payload"), message),
             NotAnObject::DuplicateKey(key) => Rejection::new(Reason::Malformed, Some(&key), message),
         }
-    })?;
-    let mut problems = Problems::default();
-    let inbound = match &*envelope.event_type {
-        TASK_TRIGGER => {
-            TaskTrigger::read(&mut Payload::new(object, "", &TASK_TRIGGER_FIELDS, &mut problems)).map(|mut trigger| {
-                let correlation_id = || envelope.correlation_id.as_ref().and_then(|id| id.parse().ok());
-                trigger.workflow_id = trigger.workflow_id.or_else(correlation_id);
-                Inbound::Task(Box::new(trigger))
-            })
-        }
-        TASK_CANCEL => {
-            TaskCancel::read(&mut Payload::new(object, "", &TASK_CANCEL_FIELDS, &mut problems)).map(Inbound::Cancel)
-        }
-        other => return Err(unknown_event_type(other)),
-    };
-    match (inbound, problems.into_rejection()) {
-        (Some(inbound), None) => Ok(inbound),
-        (Some(_) | None, Some(rejection)) => Err(rejection),
-        (None, None) => unreachable!("nothing is left out without a problem"),
-    }
+    })
 }
 
 fn unknown_event_type(event_type: &str) -> Rejection {
-    let known: Vec<_> = [TASK_TRIGGER, TASK_CANCEL].into_iter().chain(LATER).collect();
     let shown = shortened(event_type);
-    let message = if LATER.contains(&event_type) {
-        format!("`{shown}` is not handled by this version yet")
-    } else if let Some(meant) = nearest(event_type, &known) {
-        format!("`{shown}` is not a known type; did you mean `{meant}`?")
-    } else {
-        format!("`{shown}` is not a known type")
+    let message = match nearest(event_type, &KNOWN) {
+        Some(meant) => format!("`{shown}` is not a known type; did you mean `{meant}`?"),
+        None => format!("`{shown}` is not a known type"),
     };
     Rejection::new(Reason::UnknownEventType, Some("event_type"), message)
 }
@@ -224,10 +240,10 @@ mod tests {
     }
 
     fn task(payload: &str) -> TaskTrigger {
-        match asked(TASK_TRIGGER, payload).unwrap() {
-            Inbound::Task(trigger) => *trigger,
-            Inbound::Cancel(_) => panic!("not a task"),
-        }
+        let Ok(Inbound::Task(trigger)) = asked(TASK_TRIGGER, payload) else {
+            panic!("not a task")
+        };
+        *trigger
     }
 
     #[test]
@@ -279,10 +295,6 @@ mod tests {
     fn a_type_that_is_not_handled_is_said_to_be_unknown() {
         for (event_type, message) in [
             (
-                "orchestration.task.result",
-                "`orchestration.task.result` is not handled by this version yet",
-            ),
-            (
                 "orchestration.task.triger",
                 "`orchestration.task.triger` is not a known type; did you mean `orchestration.task.trigger`?",
             ),
@@ -297,37 +309,30 @@ mod tests {
     }
 
     #[test]
-    fn a_cancel_names_its_task_and_may_say_why() {
-        let id = "0190f5d1-7c1e-8a3b-8c4d-000000000000";
-        let cancel = |rest: &str| asked(TASK_CANCEL, &format!(r#"{{"task_id":"{id}"{rest}}}"#));
-
-        let Ok(Inbound::Cancel(plain)) = cancel(r#","reason":"changed\u0020my mind""#) else {
-            panic!("not a cancel")
-        };
-
-        assert_eq!(plain.task_id.to_string(), id);
-        assert_eq!(plain.reason.as_deref(), Some("changed my mind"));
-        let long = format!(r#","reason":"{}""#, "x".repeat(1025));
-        assert_eq!(cancel(&long).unwrap_err().reason, Reason::InvalidField);
-        assert_eq!(cancel(r#","force":true"#).unwrap_err().reason, Reason::UnknownField);
-        assert_eq!(asked(TASK_CANCEL, "{}").unwrap_err().reason, Reason::MissingField);
-    }
-
-    #[test]
     fn a_correlation_id_that_is_no_name_joins_no_workflow() {
         let read = |correlation_id: &str| {
             let json = format!(
                 r#"{{"event_type":"{TASK_TRIGGER}","source_agent":"s","correlation_id":{correlation_id},
                     "payload":{{"task_name":"t"}}}}"#
             );
-            match interpret(&Envelope::from_json(&json, "x").unwrap()).unwrap() {
-                Inbound::Task(trigger) => trigger.workflow_id,
-                Inbound::Cancel(_) => panic!("not a task"),
-            }
+            let Ok(Inbound::Task(trigger)) = interpret(&Envelope::from_json(&json, "x").unwrap()) else {
+                panic!("not a task")
+            };
+            trigger.workflow_id
         };
         assert_eq!(read(r#""order-7""#), "order-7".parse().ok());
         assert_eq!(read(r#""order 7""#), None);
         assert_eq!(read("null"), None);
+    }
+
+    #[test]
+    fn a_group_is_read_from_its_event_and_has_an_id_only_where_one_was_given() {
+        let workflow = asked(WORKFLOW_START, r#"{"tasks":[{"task_id":"a"}]}"#);
+        let saga = asked(SAGA_START, r#"{"saga_id":"s","steps":[{"name":"a","action":"x"}]}"#);
+
+        // The correlation id is `c`, a legal name.
+        assert!(matches!(workflow, Ok(Inbound::Workflow(workflow)) if workflow.workflow_id.is_none()));
+        assert!(matches!(saga, Ok(Inbound::Saga(saga)) if saga.saga_id == "s".parse().ok()));
     }
 
     /// JSON as text, with the spaces, escapes, numbers and repeated keys that a tree of values would not keep.
@@ -351,6 +356,25 @@ mod tests {
         })
     }
 
+    fn every_field() -> Vec<&'static str> {
+        let lists: [&[&str]; 5] = [
+            &TASK_TRIGGER_FIELDS,
+            &WORKFLOW_FIELDS,
+            &SAGA_FIELDS,
+            &TASK_RESULT_FIELDS,
+            &[
+                "task_id",
+                "action",
+                "compensation",
+                "compensation_args",
+                "depends_on",
+                "pivot",
+                "progress",
+            ],
+        ];
+        lists.concat()
+    }
+
     proptest! {
         #[test]
         fn what_a_task_is_given_arrives_byte_for_byte(
@@ -371,13 +395,13 @@ mod tests {
         #[test]
         fn no_payload_makes_it_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..80),
-            fields in prop::collection::vec((prop::sample::select(TASK_TRIGGER_FIELDS.to_vec()), json()), 0..6),
-            is_cancel in any::<bool>(),
+            fields in prop::collection::vec((prop::sample::select(every_field()), json()), 0..6),
+            event_type in prop::sample::select(KNOWN.to_vec()),
         ) {
-            let event_type = if is_cancel { TASK_CANCEL } else { TASK_TRIGGER };
             let fields: Vec<_> = fields.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
             let plausible = format!("{{{}}}", fields.join(","));
-            for payload in [&bytes[..], &[b"{", &bytes[..]].concat(), plausible.as_bytes()] {
+            let list = format!(r#"{{"tasks":[{plausible},{{"task_id":"a"}}],"steps":[{plausible}]}}"#);
+            for payload in [&bytes[..], &[b"{", &bytes[..]].concat(), plausible.as_bytes(), list.as_bytes()] {
                 let entry = [(&b"event_type"[..], event_type.as_bytes()), (b"source_agent", b"s"), (b"payload", payload)];
                 if let Ok(envelope) = Envelope::decode("1-0", &entry)
                     && let Err(rejection) = interpret(&envelope)

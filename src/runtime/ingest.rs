@@ -18,13 +18,14 @@ use super::defaults::Origin;
 use super::reference::{Command, REFERENCE_PAUSE, References};
 use super::replica::Run;
 use super::request::{key_taken, unresolved, workflow_ended};
+use super::supported::{Supported, supported};
 use super::work::IDLE_WAIT;
 use crate::domain::digest::sha256_hex;
 use crate::domain::envelope::{Envelope, Refused};
 use crate::domain::id::{Partition, TaskId};
 use crate::domain::netstring::netstrings;
 use crate::domain::rejection::{Reason, Rejection};
-use crate::domain::trigger::{Inbound, Start, interpret};
+use crate::domain::trigger::{Start, interpret};
 use crate::store::StoreError;
 use crate::store::functions::{Asker, Cancelled, Created, Cut, Refusal};
 use crate::store::inbound::{Entry, entry_numbers};
@@ -251,7 +252,7 @@ impl Acting {
         let fields = entry.borrowed();
         match Envelope::decode(&entry.id, &fields) {
             Err(refused) => plan.refusals.push(self.refusal(&entry, &refused)),
-            Ok(envelope) => match interpret(&envelope) {
+            Ok(envelope) => match interpret(&envelope).and_then(supported) {
                 Err(rejection) => {
                     let refused = Refused {
                         event_type: Some(envelope.event_type.to_string()),
@@ -262,7 +263,7 @@ impl Acting {
                     };
                     plan.refusals.push(self.refusal(&entry, &refused));
                 }
-                Ok(Inbound::Task(trigger)) => {
+                Ok(Supported::Task(trigger)) => {
                     // An entry id names an event only within its stream.
                     let source_agent = if self.source == Source::Commands && envelope.event_id == entry.id.as_str() {
                         Cow::Owned(format!("{}\u{1f}commands", envelope.source_agent))
@@ -286,7 +287,7 @@ impl Acting {
                     entries.push(entry);
                     tasks.push(task);
                 }
-                Ok(Inbound::Cancel(command)) => plan.commands.push(Command {
+                Ok(Supported::Cancel(command)) => plan.commands.push(Command {
                     since: Instant::now(),
                     event_id: envelope.event_id.to_string(),
                     correlation_id: correlation(&envelope).to_owned(),

@@ -35,6 +35,7 @@ pub mod request;
 pub mod retrying;
 mod slots;
 mod snapshot;
+mod supported;
 mod sweep;
 mod wakes;
 mod watch;

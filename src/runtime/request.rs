@@ -11,10 +11,11 @@ use tokio::time::Instant;
 
 use super::backoff::Waits;
 use super::defaults::{Defaults, Origin};
+use super::supported::{Supported, supported};
 use crate::domain::envelope::Envelope;
 use crate::domain::id::{ReplicaId, TaskId};
 use crate::domain::rejection::{Reason, Rejection};
-use crate::domain::trigger::{Inbound, TASK_CANCEL, TASK_TRIGGER, TaskCancel, TaskTrigger, interpret};
+use crate::domain::trigger::{TASK_CANCEL, TASK_TRIGGER, TaskCancel, TaskTrigger, interpret};
 use crate::error::Error;
 use crate::store::cursor::Cursor;
 use crate::store::document::{TaskDocument, Ties};
@@ -45,8 +46,8 @@ pub fn new_actor() -> ReplicaId {
 /// [`Error::InvalidField`] with everything that is wrong.
 pub fn read_trigger(source_agent: &str, event_id: &str, payload: &str) -> Result<TaskTrigger, Error> {
     match read(TASK_TRIGGER, source_agent, event_id, payload)? {
-        Inbound::Task(trigger) => Ok(*trigger),
-        Inbound::Cancel(_) => Err(Error::Store(StoreError::Protocol("trigger"))),
+        Supported::Task(trigger) => Ok(*trigger),
+        Supported::Cancel(_) => Err(Error::Store(StoreError::Protocol("trigger"))),
     }
 }
 
@@ -57,12 +58,12 @@ pub fn read_trigger(source_agent: &str, event_id: &str, payload: &str) -> Result
 /// [`Error::InvalidField`] with everything that is wrong.
 pub fn read_cancel(source_agent: &str, event_id: &str, payload: &str) -> Result<TaskCancel, Error> {
     match read(TASK_CANCEL, source_agent, event_id, payload)? {
-        Inbound::Cancel(cancel) => Ok(cancel),
-        Inbound::Task(_) => Err(Error::Store(StoreError::Protocol("cancel"))),
+        Supported::Cancel(cancel) => Ok(cancel),
+        Supported::Task(_) => Err(Error::Store(StoreError::Protocol("cancel"))),
     }
 }
 
-fn read(event_type: &str, source_agent: &str, event_id: &str, payload: &str) -> Result<Inbound, Error> {
+fn read(event_type: &str, source_agent: &str, event_id: &str, payload: &str) -> Result<Supported, Error> {
     let fields = [
         ("event_type", event_type),
         ("source_agent", source_agent),
@@ -70,8 +71,8 @@ fn read(event_type: &str, source_agent: &str, event_id: &str, payload: &str) -> 
         ("payload", payload),
     ]
     .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-    let envelope = Envelope::decode(event_id, &fields).map_err(|refused| Error::InvalidField(refused.rejection))?;
-    interpret(&envelope).map_err(Error::InvalidField)
+    let envelope = Envelope::decode(event_id, &fields).map_err(|refused| refused.rejection)?;
+    Ok(interpret(&envelope).and_then(supported)?)
 }
 
 /// Makes the task that a trigger asks for; the same origin makes it once.

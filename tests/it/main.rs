@@ -41,3 +41,4 @@ mod snapshots;
 mod takeover;
 mod tour;
 mod worker_pool;
+mod workflow_plan;

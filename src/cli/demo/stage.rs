@@ -344,12 +344,34 @@ impl Stage {
                 let errors: Vec<String> = errors.map(said).collect();
                 ("rejected", format!("{}: {}", event.text("reason"), errors.join("; ")))
             }
+            EventType::WorkflowStarted
+            | EventType::WorkflowCompleted
+            | EventType::WorkflowFailed
+            | EventType::WorkflowCancelled => ("workflow", last_word(kind)),
+            EventType::SagaStarted
+            | EventType::SagaStepStarted
+            | EventType::SagaStepCompleted
+            | EventType::SagaStepFailed
+            | EventType::SagaCompensating
+            | EventType::SagaStepCompensated
+            | EventType::SagaStepCompensationFailed
+            | EventType::SagaStepLateSuccess
+            | EventType::SagaCompleted
+            | EventType::SagaCompensated
+            | EventType::SagaFailed
+            | EventType::SagaResumed => ("saga", format!("{} {}", last_word(kind), event.text("step"))),
             EventType::WorkerPoolStatus => ("replicas", format!("{} {}", place(&event.subject), event.text("state"))),
             EventType::OperatorAction | EventType::HistoryRolledBack | EventType::MetricsSnapshot => {
                 ("noted", String::new())
             }
         }
     }
+}
+
+/// What happened, as the type's name ends: `step_failed` becomes "step failed".
+fn last_word(kind: EventType) -> String {
+    let (_, word) = kind.as_str().rsplit_once('.').unwrap_or_default();
+    word.replace('_', " ")
 }
 
 /// One error of a refusal in words.
