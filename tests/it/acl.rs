@@ -298,6 +298,7 @@ async fn a_replica_and_an_operator_have_every_right_that_a_function_uses() {
             "XGROUP" => match words[1].as_str() {
                 "CREATE" => vec![key, "workers", "0", "MKSTREAM"],
                 "DELCONSUMER" | "CREATECONSUMER" => vec![key, "workers", "me"],
+                "SETID" => vec![key, "workers", "0"],
                 _ => vec![key, "workers"],
             },
             "XINFO" => vec![key],
