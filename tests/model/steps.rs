@@ -174,7 +174,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(picks, max_retries)| Step::Requeue { picks, max_retries }),
         1 => prop::collection::vec(pick(), 1..3).prop_map(|picks| Step::Discard { picks }),
         2 => any::<bool>().prop_map(|hour| Step::Elapse { hour }),
-        3 => (0..4_u8, prop::bool::weighted(0.3), 1..30_u8, 1..40_u8).prop_map(
+        6 => (0..4_u8, prop::bool::weighted(0.3), 1..20_u8, 1..12_u8).prop_map(
             |(who, everything, max_events, limit)| Step::Trim { who, everything, max_events, limit }
         ),
         1 => Just(Step::ClockBack),
