@@ -24,6 +24,7 @@ mod ingest;
 mod lifecycle;
 mod limits;
 mod memory;
+mod network;
 mod outage;
 mod priority;
 mod queue_api;

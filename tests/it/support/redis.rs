@@ -20,6 +20,7 @@ pub(crate) struct TestRedis {
     folder: TempDir,
     port: u16,
     is_durable: bool,
+    options: Vec<String>,
     server: Mutex<Option<Child>>,
     client: Client,
     connection: tokio::sync::Mutex<Option<MultiplexedConnection>>,
@@ -47,10 +48,17 @@ impl TestRedis {
             folder: tempfile::tempdir().unwrap(),
             port,
             is_durable,
+            options: Vec::new(),
             server: Mutex::new(None),
             client: Client::open(url(port)).unwrap(),
             connection: tokio::sync::Mutex::new(None),
         }
+    }
+
+    /// The same with options of `redis-server` beside its own.
+    pub(crate) fn with_options(mut self, options: &[&str]) -> Self {
+        self.options = options.iter().map(|option| (*option).to_owned()).collect();
+        self
     }
 
     /// Starts the server, and waits until it has read its data and answers.
@@ -64,6 +72,7 @@ impl TestRedis {
             .arg(self.folder.path())
             .arg("--logfile")
             .arg(&log)
+            .args(&self.options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -117,9 +126,39 @@ impl TestRedis {
         copy_files(&self.folder.path().join("copy"), &files);
     }
 
+    /// Sends a signal by its name without `SIG`.
+    pub(crate) fn signal(&self, name: &str) {
+        let server = self.server.lock().unwrap();
+        super::replica::signal(name, server.as_ref().expect("it runs").id());
+    }
+
+    /// The file that the server appends to, the part that grows.
+    pub(crate) fn append_only_file(&self) -> Option<PathBuf> {
+        let files = std::fs::read_dir(self.folder.path().join("appendonlydir")).ok()?;
+        files
+            .filter_map(|file| Some(file.ok()?.path()))
+            .filter(|path| path.to_string_lossy().ends_with(".incr.aof"))
+            .max()
+    }
+
+    /// What the server logged.
+    pub(crate) fn server_log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("redis.log")).unwrap_or_default()
+    }
+
     /// Where it is.
     pub(crate) fn url(&self) -> String {
         url(self.port)
+    }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How replicas are started that reach this server by another way.
+    pub(crate) fn replica_through(&self, url: &str) -> Settings {
+        Settings::new(url)
     }
 
     /// How replicas on this server are started.
