@@ -21,6 +21,7 @@ pub(crate) struct TestRedis {
     port: u16,
     is_durable: bool,
     options: Vec<String>,
+    environment: Vec<(String, String)>,
     server: Mutex<Option<Child>>,
     client: Client,
     connection: tokio::sync::Mutex<Option<MultiplexedConnection>>,
@@ -49,6 +50,7 @@ impl TestRedis {
             port,
             is_durable,
             options: Vec::new(),
+            environment: Vec::new(),
             server: Mutex::new(None),
             client: Client::open(url(port)).unwrap(),
             connection: tokio::sync::Mutex::new(None),
@@ -58,6 +60,12 @@ impl TestRedis {
     /// The same with options of `redis-server` beside its own.
     pub(crate) fn with_options(mut self, options: &[&str]) -> Self {
         self.options = options.iter().map(|option| (*option).to_owned()).collect();
+        self
+    }
+
+    /// The same with these environment variables.
+    pub(crate) fn with_environment(mut self, environment: Vec<(String, String)>) -> Self {
+        self.environment = environment;
         self
     }
 
@@ -73,6 +81,7 @@ impl TestRedis {
             .arg("--logfile")
             .arg(&log)
             .args(&self.options)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

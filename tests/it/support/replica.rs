@@ -19,6 +19,7 @@ use super::{wait_for, wait_within};
 pub(crate) struct Settings {
     redis_url: String,
     workers: u16,
+    has_builtin: bool,
     environment: BTreeMap<String, String>,
     config: String,
 }
@@ -28,6 +29,7 @@ impl Settings {
         Self {
             redis_url: redis_url.to_owned(),
             workers: 10,
+            has_builtin: true,
             environment: BTreeMap::new(),
             config: String::new(),
         }
@@ -36,6 +38,12 @@ impl Settings {
     /// How many tasks it runs at once.
     pub(crate) fn workers(mut self, workers: u16) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// Without the handlers that come with the program, but for those that are set.
+    pub(crate) fn without_builtin(mut self) -> Self {
+        self.has_builtin = false;
         self
     }
 
@@ -84,7 +92,8 @@ impl Settings {
             }
         }
         let child = command
-            .args(["serve", "--builtin", "--redis-url", &self.redis_url])
+            .args(["serve", "--redis-url", &self.redis_url])
+            .args(self.has_builtin.then_some("--builtin"))
             .args(["--workers", &self.workers.to_string()])
             .args(["--http-addr", &format!("127.0.0.1:{http_port}")])
             // A backtrace would push what was logged before it out of the part that is shown.

@@ -1,0 +1,251 @@
+//! What is to be broken: one Redis, three replicas, and a network between them.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::clock::Clock;
+use super::journal::Journal;
+use super::support::proxy::Proxy;
+use super::support::redis::TestRedis;
+use super::support::replica::{ReplicaProcess, Settings};
+
+/// How often the length of the append-only file is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// What Redis may lose with the power: `appendfsync everysec`.
+const FSYNC: Duration = Duration::from_secs(1);
+
+/// One replica and its way to Redis.
+pub(crate) struct Place {
+    pub(crate) proxy: Proxy,
+    settings: Settings,
+    pub(crate) process: Option<ReplicaProcess>,
+    /// Until when it stands still.
+    pub(crate) stopped_until: Option<Instant>,
+    /// When a new one is to come.
+    pub(crate) comes_at: Option<Instant>,
+}
+
+/// Everything that one seed runs.
+pub(crate) struct Rig {
+    pub(crate) redis: Arc<TestRedis>,
+    pub(crate) clock: Option<Clock>,
+    pub(crate) places: Vec<Place>,
+    /// Replicas that were asked to stop and may still be at it.
+    pub(crate) leaving: Vec<ReplicaProcess>,
+    pub(crate) journal: Arc<Journal>,
+    /// The names of replicas that may have lost work, since something was done to them.
+    harmed: BTreeSet<String>,
+    /// What replicas logged that are no more.
+    logs: Vec<String>,
+    lengths: Arc<Mutex<VecDeque<(Instant, u64)>>>,
+    /// When the power went.
+    pub(crate) power_losses: Vec<Instant>,
+}
+
+impl Rig {
+    /// Starts it all and waits until every replica is ready.
+    pub(crate) async fn start(journal: Arc<Journal>) -> Self {
+        let clock = Clock::new();
+        let mut redis = TestRedis::not_started(true).with_options(&[
+            "--enable-debug-command",
+            "yes",
+            // Rewriting would begin a new file; what is cut must be the one that grows.
+            "--auto-aof-rewrite-percentage",
+            "0",
+        ]);
+        if let Some(clock) = &clock {
+            redis = redis.with_environment(clock.environment());
+        }
+        let redis = Arc::new(redis);
+        redis.start_again().await;
+        let mut places = Vec::new();
+        for number in 0..3 {
+            let proxy = Proxy::start(redis.port()).await;
+            let mut settings = redis
+                .replica_through(&proxy.url())
+                .workers(6)
+                .set("WAOOAW_SHUTDOWN__GRACE", "3s")
+                .set("WAOOAW_QUEUE__REFERENCE_WAIT", "2s")
+                .set("TASK_QUEUE_MAX_SIZE", "300");
+            if number == 2 {
+                // One that lacks some of the handlers.
+                settings = settings.set("WAOOAW_HANDLERS_BUILTIN", "false").without_builtin();
+                for name in ["echo", "sleep", "flaky", "fail"] {
+                    settings = settings.set(&format!("WAOOAW_HANDLERS__{}__KIND", name.to_uppercase()), "builtin");
+                }
+            }
+            places.push(Place {
+                proxy,
+                process: Some(settings.spawn()),
+                settings,
+                stopped_until: None,
+                comes_at: None,
+            });
+        }
+        for place in &places {
+            place.process.as_ref().expect("it was just started").until_ready().await;
+        }
+        let rig = Self {
+            redis,
+            clock,
+            places,
+            leaving: Vec::new(),
+            journal,
+            harmed: BTreeSet::new(),
+            logs: Vec::new(),
+            lengths: Arc::default(),
+            power_losses: Vec::new(),
+        };
+        rig.watch_file();
+        rig
+    }
+
+    /// Looks all the time how long the append-only file is, for the moment when the power goes.
+    fn watch_file(&self) {
+        let lengths = Arc::clone(&self.lengths);
+        let path = self.redis.append_only_file().expect("it is durable");
+        tokio::spawn(async move {
+            loop {
+                let length = std::fs::metadata(&path).map_or(0, |file| file.len());
+                {
+                    let mut lengths = lengths.lock().unwrap();
+                    let now = Instant::now();
+                    lengths.push_back((now, length));
+                    while lengths.front().is_some_and(|(at, _)| now.duration_since(*at) > FSYNC) {
+                        lengths.pop_front();
+                    }
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        });
+    }
+
+    /// Kills Redis and cuts its file: `share` of 1000 parts of what came in the last second are lost, wherever that
+    /// ends. A flush to the disk once a second allows any share. Answers how many bytes were lost.
+    pub(crate) async fn lose_power(&mut self, share: u64) -> u64 {
+        let path = self.redis.append_only_file().expect("it is durable");
+        let durable = self.lengths.lock().unwrap().front().map_or(0, |(_, length)| *length);
+        self.power_losses.push(Instant::now());
+        self.redis.kill().await;
+        let length = std::fs::metadata(&path).unwrap().len();
+        let lost = length.saturating_sub(durable) * share / 1000;
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(length - lost).unwrap();
+        // What was seen of the longer file says nothing about this one.
+        self.lengths.lock().unwrap().clear();
+        lost
+    }
+
+    /// Starts a replica in a place that has none.
+    pub(crate) fn start_replica(&mut self, number: usize) {
+        let place = &mut self.places[number];
+        place.comes_at = None;
+        if place.process.is_none() {
+            place.process = Some(place.settings.spawn());
+            self.journal.say(&format!("replica {number} starts"));
+        }
+    }
+
+    /// Kills the replica of a place; a new one comes after a while.
+    pub(crate) fn kill_replica(&mut self, number: usize, absence: Duration) -> bool {
+        self.harm(number);
+        let place = &mut self.places[number];
+        place.stopped_until = None;
+        place.comes_at = Some(Instant::now() + absence);
+        let Some(mut process) = place.process.take() else {
+            return false;
+        };
+        process.kill();
+        self.logs.push(process.log());
+        true
+    }
+
+    /// Asks the replica of a place to stop, with a new one in its place at once.
+    pub(crate) fn roll_replica(&mut self, number: usize) -> bool {
+        let Some(process) = self.places[number].process.take() else {
+            return false;
+        };
+        process.signal("TERM");
+        self.leaving.push(process);
+        self.start_replica(number);
+        true
+    }
+
+    /// From now on the replica of a place may lose work without being wrong.
+    pub(crate) fn harm(&mut self, number: usize) {
+        if let Some(process) = &self.places[number].process {
+            self.harmed.extend(names(&process.log()));
+        }
+    }
+
+    /// What is due: stopped replicas go on, killed ones come back.
+    pub(crate) fn mend_what_is_due(&mut self) {
+        let now = Instant::now();
+        for number in 0..self.places.len() {
+            let place = &mut self.places[number];
+            if place.stopped_until.is_some_and(|until| until <= now) {
+                place.stopped_until = None;
+                if let Some(process) = &place.process {
+                    process.signal("CONT");
+                    self.journal.say(&format!("replica {number} goes on"));
+                }
+            }
+            if self.places[number].comes_at.is_some_and(|at| at <= now) {
+                self.start_replica(number);
+            }
+        }
+    }
+
+    /// Whether something is still to be mended.
+    pub(crate) fn is_waiting(&self) -> bool {
+        let waits = |place: &Place| place.stopped_until.is_some() || place.comes_at.is_some();
+        self.places.iter().any(waits)
+    }
+
+    /// The replicas that may have lost work: those that something was done to, and those that left in a hurry.
+    pub(crate) fn may_have_lost(&self) -> BTreeSet<String> {
+        let mut names = self.harmed.clone();
+        for process in &self.leaving {
+            let log = process.log();
+            if log.contains("left with tasks in hand") || log.contains("can not say goodbye") {
+                names.extend(self::names(&log));
+            }
+        }
+        names
+    }
+
+    /// The names of those that live.
+    pub(crate) fn living(&self) -> BTreeSet<String> {
+        let processes = self.places.iter().filter_map(|place| place.process.as_ref());
+        processes.filter_map(|process| names(&process.log()).pop()).collect()
+    }
+
+    /// Keeps everything that tells what happened in a folder.
+    pub(crate) fn keep(&self, folder: &Path) {
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap_or_default();
+        write("redis.log", &self.redis.server_log());
+        let processes = self.places.iter().filter_map(|place| place.process.as_ref());
+        let living = processes.chain(&self.leaving).map(ReplicaProcess::log);
+        for (number, log) in self.logs.iter().cloned().chain(living).enumerate() {
+            write(&format!("replica-{number}.log"), &log);
+        }
+        if let Some(file) = self.redis.append_only_file() {
+            std::fs::copy(file, folder.join("appendonly.incr.aof"))
+                .map(drop)
+                .unwrap_or_default();
+        }
+    }
+}
+
+/// The names under which a replica ran, by its log.
+fn names(log: &str) -> Vec<String> {
+    log.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|line| line["message"] == "joined")
+        .filter_map(|line| line["replica"].as_str().map(str::to_owned))
+        .collect()
+}
