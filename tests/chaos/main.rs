@@ -18,7 +18,6 @@
 mod support;
 
 mod chance;
-mod clock;
 mod journal;
 mod load;
 mod plan;
@@ -170,7 +169,7 @@ fn summarize(outcomes: &[Outcome], seconds: u64, took: Duration) -> ExitCode {
         "effects: {}",
         list(seen.iter().map(|(what, times)| format!("{what} {times}")).collect())
     );
-    let can_jump = clock::Clock::new().is_some();
+    let can_jump = support::clock::Clock::new().is_some();
     if !can_jump {
         println!("the clock of Redis can not be made to jump here (it takes Linux and a C compiler)");
     }

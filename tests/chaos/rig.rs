@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::clock::Clock;
 use super::journal::Journal;
+use super::support::clock::Clock;
 use super::support::proxy::Proxy;
 use super::support::redis::TestRedis;
 use super::support::replica::{ReplicaProcess, Settings};

@@ -17,6 +17,7 @@ mod circuit;
 mod cli;
 mod command_handler;
 mod detached;
+mod clock;
 mod docs;
 mod http;
 mod http_handler;

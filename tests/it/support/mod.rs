@@ -2,6 +2,7 @@
 
 pub(crate) mod child;
 pub(crate) mod cli;
+pub(crate) mod clock;
 pub(crate) mod history;
 pub(crate) mod local;
 pub(crate) mod log;

@@ -10,6 +10,9 @@ use waooaw_orchestration::RetryPolicy;
 
 use super::log::{Log, LogEvent, time_ms};
 
+/// What is wrong with an attempt that starts before its time.
+pub(crate) const TOO_EARLY: &str = "it starts before it is due";
+
 /// What a handler does with the attempts of one task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behaviour {
@@ -125,7 +128,7 @@ impl Reading<'_> {
                 self.is_delayed = self.promise.delay_ms > 0;
             }
             "task.started" => {
-                self.expect(at_ms >= self.due_ms, "it starts before it is due", event);
+                self.expect(at_ms >= self.due_ms, TOO_EARLY, event);
                 if self.is_delayed {
                     self.told.late_ms.push(at_ms - self.due_ms);
                 }

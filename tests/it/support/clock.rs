@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
@@ -16,6 +17,7 @@ const SOURCE: &str = include_str!("clock.c");
 pub(crate) struct Clock {
     folder: TempDir,
     library: PathBuf,
+    jumps: AtomicUsize,
 }
 
 impl Clock {
@@ -23,8 +25,9 @@ impl Clock {
     pub(crate) fn new() -> Option<Self> {
         let library = library()?;
         let folder = tempfile::tempdir().unwrap();
-        let clock = Self { folder, library };
-        clock.shift(0);
+        let jumps = AtomicUsize::new(0);
+        let clock = Self { folder, library, jumps };
+        clock.write(0);
         Some(clock)
     }
 
@@ -34,6 +37,16 @@ impl Clock {
 
     /// From now on it is wrong by so many seconds.
     pub(crate) fn shift(&self, seconds: i64) {
+        self.jumps.fetch_add(1, Ordering::AcqRel);
+        self.write(seconds);
+    }
+
+    /// Whether it ever was shifted.
+    pub(crate) fn did_jump(&self) -> bool {
+        self.jumps.load(Ordering::Acquire) > 0
+    }
+
+    fn write(&self, seconds: i64) {
         // In place: the process has the file in its memory, and one that is cut short would kill it.
         let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(self.offset());
         std::os::unix::fs::FileExt::write_all_at(&file.unwrap(), &seconds.to_ne_bytes(), 0).unwrap();
