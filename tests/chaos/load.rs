@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use waooaw_orchestration::RetryPolicy;
+use waooaw_orchestration::{RetryPolicy, RetryStrategy};
 
 use super::chance::Chance;
 use super::journal::Journal;
@@ -52,29 +52,16 @@ impl Record {
 }
 
 /// A policy with delays that a short run can wait for.
-fn quick(max_retries: u32, chance: &mut Chance) -> (RetryPolicy, Value) {
-    let strategy = *chance.pick(&["EXPONENTIAL", "LINEAR", "FIBONACCI"]);
-    let object = json!({
-        "max_retries": max_retries,
-        "initial_delay_seconds": 0.1,
-        "max_delay_seconds": 0.5,
-        "backoff_multiplier": 1.5,
-        "increment_seconds": 0.1,
-        "strategy": strategy,
-        "jitter": 0.2,
-    });
+fn quick(chance: &mut Chance) -> RetryPolicy {
+    let strategies = [RetryStrategy::Exponential, RetryStrategy::Linear, RetryStrategy::Fibonacci];
     let mut policy = RetryPolicy::QUICK;
-    policy.max_retries = max_retries;
+    policy.max_retries = u32::try_from(chance.within(0..4)).unwrap_or_default();
     policy.initial_delay_seconds = 0.1;
     policy.max_delay_seconds = 0.5;
     policy.increment_seconds = 0.1;
     policy.jitter = 0.2;
-    policy.strategy = match strategy {
-        "LINEAR" => waooaw_orchestration::RetryStrategy::Linear,
-        "FIBONACCI" => waooaw_orchestration::RetryStrategy::Fibonacci,
-        _ => waooaw_orchestration::RetryStrategy::Exponential,
-    };
-    (policy, object)
+    policy.strategy = *chance.pick(&strategies);
+    policy
 }
 
 /// Something that only becomes a dead letter.
@@ -95,8 +82,7 @@ fn malformed(chance: &mut Chance) -> String {
 
 /// A task of any kind, and what must become of it.
 fn task(chance: &mut Chance) -> (Value, Promise) {
-    let max_retries = u32::try_from(chance.within(0..4)).unwrap_or_default();
-    let (policy, retry) = quick(max_retries, chance);
+    let policy = quick(chance);
     let (mut payload, behaviour) = match chance.within(0..16) {
         0..4 => (json!({ "task_name": "echo", "args": [[], {}, 9_007_199_254_740_993_u64, "ä\n"] }), Behaviour::Succeeds),
         // Not every replica has the handler.
@@ -116,7 +102,7 @@ fn task(chance: &mut Chance) -> (Value, Promise) {
             Behaviour::Outlasts,
         ),
     };
-    payload["retry"] = retry;
+    payload["retry"] = json!(policy);
     payload["priority"] = json!(*chance.pick(&["HIGH", "NORMAL", "NORMAL", "LOW", "BACKGROUND"]));
     if chance.once_in(3) {
         payload["queue"] = json!(*chance.pick(&["mail", "reports"]));

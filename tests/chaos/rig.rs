@@ -12,6 +12,7 @@ use super::support::clock::Clock;
 use super::support::proxy::Proxy;
 use super::support::redis::TestRedis;
 use super::support::replica::{ReplicaProcess, Settings};
+use super::support::resp::{message_length, words};
 
 /// How often the length of the append-only file is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -42,8 +43,8 @@ pub(crate) struct Rig {
     /// What replicas logged that are no more.
     logs: Vec<String>,
     lengths: Arc<Mutex<VecDeque<(Instant, u64)>>>,
-    /// When the power went.
-    pub(crate) power_losses: Vec<Instant>,
+    /// When Redis may have lost its last moments.
+    pub(crate) cuts: Vec<Instant>,
 }
 
 impl Rig {
@@ -68,6 +69,7 @@ impl Rig {
             let mut settings = redis
                 .replica_through(&proxy.url())
                 .workers(6)
+                .quiet()
                 .set("WAOOAW_SHUTDOWN__GRACE", "3s")
                 .set("WAOOAW_QUEUE__REFERENCE_WAIT", "2s")
                 .set("TASK_QUEUE_MAX_SIZE", "300");
@@ -98,7 +100,7 @@ impl Rig {
             harmed: BTreeSet::new(),
             logs: Vec::new(),
             lengths: Arc::default(),
-            power_losses: Vec::new(),
+            cuts: Vec::new(),
         };
         rig.watch_file();
         rig
@@ -124,20 +126,31 @@ impl Rig {
         });
     }
 
-    /// Kills Redis and cuts its file: `share` of 1000 parts of what came in the last second are lost, wherever that
-    /// ends. A flush to the disk once a second allows any share. Answers how many bytes were lost.
+    /// Kills Redis. While its disk is slow to take the flush before, Redis answers first and writes later, so that the
+    /// death of the process alone can cost the last moments, too.
+    pub(crate) async fn kill_redis(&mut self) {
+        self.cuts.push(Instant::now());
+        // What somebody let go of in these moments may come back to him.
+        let left: Vec<String> = self.leaving.iter().flat_map(|process| names(&process.log())).collect();
+        self.harmed.extend(left);
+        self.redis.kill().await;
+    }
+
+    /// Kills Redis and cuts its file: `share` of 1000 parts of what came in the last second are lost. A flush to the disk
+    /// once a second allows any share. Answers how many bytes were lost.
     pub(crate) async fn lose_power(&mut self, share: u64) -> u64 {
         let path = self.redis.append_only_file().expect("it is durable");
         let durable = self.lengths.lock().unwrap().front().map_or(0, |(_, length)| *length);
-        self.power_losses.push(Instant::now());
-        self.redis.kill().await;
-        let length = std::fs::metadata(&path).unwrap().len();
-        let lost = length.saturating_sub(durable) * share / 1000;
+        self.kill_redis().await;
+        let content = std::fs::read(&path).unwrap();
+        let length = content.len() as u64;
+        let kept = length - length.saturating_sub(durable) * share / 1000;
+        let kept = whole_transactions(&content[..usize::try_from(kept).unwrap()]) as u64;
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        file.set_len(length - lost).unwrap();
+        file.set_len(kept).unwrap();
         // What was seen of the longer file says nothing about this one.
         self.lengths.lock().unwrap().clear();
-        lost
+        length - kept
     }
 
     /// Starts a replica in a place that has none.
@@ -239,6 +252,28 @@ impl Rig {
                 .unwrap_or_default();
         }
     }
+}
+
+/// How much of an append-only file ends with a whole transaction.
+///
+/// Redis drops a torn one by itself when it reads the file. But 7.0 cuts the file behind the last whole command, so that
+/// the beginning of the transaction stays in it, and the next reading joins that to what was appended since: state and
+/// log part. What is tested here is our part, so the file is cut as `redis-check-aof --fix` does it.
+fn whole_transactions(content: &[u8]) -> usize {
+    let (mut at, mut whole, mut is_open) = (0, 0, false);
+    while let Some(length) = message_length(&content[at..]) {
+        let words = words(&content[at..at + length]);
+        at += length;
+        match words.first() {
+            Some(&b"MULTI") => is_open = true,
+            Some(&b"EXEC") => is_open = false,
+            _ => {}
+        }
+        if !is_open {
+            whole = at;
+        }
+    }
+    whole
 }
 
 /// The names under which a replica ran, by its log.

@@ -58,7 +58,7 @@ async fn strike(rig: &mut Rig, chance: &mut Chance, fault: Fault) -> bool {
             rig.roll_replica(place)
         }
         Fault::KillRedis => {
-            rig.redis.kill().await;
+            rig.kill_redis().await;
             tokio::time::sleep(moment * 2).await;
             rig.redis.start_again().await;
             true

@@ -20,8 +20,9 @@ use super::support::{history as stored, holds, wait_within};
 /// How long after the last fault everything may take to come to its end: takeovers, retries, the deadlines of silent
 /// connections, and a machine that is busy with other seeds.
 const QUIET: Duration = Duration::from_secs(120);
-/// What may be missing of what Redis took just before the power went: a flush a second, and the time between looks.
-const POWER_LOSS: Duration = Duration::from_millis(1500);
+/// What may be missing of what Redis took just before it ended: it flushes once a second, and puts off writing for up to
+/// two when the disk is slow.
+const CUT: Duration = Duration::from_millis(3500);
 
 /// What a seed came to.
 #[derive(Debug, Default)]
@@ -72,11 +73,27 @@ async fn what_is_open(rig: &mut Rig) -> String {
     if known != living {
         write!(open, "replicas {known:?} are known, {living:?} live; ").unwrap_or_default();
     }
+    for (stream, group) in all_groups(&rig.redis).await {
+        let strangers = rig.redis.consumers(&stream, group).await;
+        if strangers.iter().any(|name| !living.contains(name)) {
+            write!(open, "{stream} has consumers {strangers:?}; ").unwrap_or_default();
+        }
+    }
     let gone = rig.leaving.iter_mut().filter_map(|process| process.is_alive().then_some(())).count();
     if gone > 0 {
         write!(open, "{gone} replicas are still leaving; ").unwrap_or_default();
     }
     open
+}
+
+/// All streams that replicas read, with their groups.
+async fn all_groups(redis: &TestRedis) -> Vec<(String, &'static str)> {
+    let streams = redis.task_streams().await;
+    let mut groups: Vec<(String, &str)> = streams.into_iter().map(|stream| (stream, "workers")).collect();
+    for stream in ["waooaw:triggers", "waooaw:commands"] {
+        groups.push((stream.to_owned(), "orchestrators"));
+    }
+    groups
 }
 
 /// The last that the log says of what has not ended, and where it is.
@@ -191,9 +208,10 @@ fn against_the_record(rig: &Rig, record: &Record, log: &Log<'_>) -> Vec<String> 
 
 /// Whether a trigger was acted upon as often as it must be.
 fn count_of(rig: &Rig, event_id: &str, asked: &Asked, created: u32, rejected: u32) -> Option<String> {
-    // Redis may have forgotten what it took just before the power went.
+    // Redis may have forgotten what it took in its last moments.
     let is_doubtful = asked.accepted_at.is_some_and(|at| {
-        rig.power_losses.iter().any(|loss| at <= *loss + Duration::from_millis(100) && loss.saturating_duration_since(at) < POWER_LOSS)
+        let is_before = |cut: &Instant| at <= *cut + Duration::from_millis(100) && cut.saturating_duration_since(at) < CUT;
+        rig.cuts.iter().any(is_before)
     });
     let (least, most, found) = match &asked.promise {
         Some(_) => (u32::from(asked.accepted > 0), u32::from(asked.tried > 0), created),
@@ -242,14 +260,7 @@ async fn leave(rig: &mut Rig) -> Vec<String> {
             problems.push(format!("a replica ended with {status} when it was asked to stop"));
         }
     }
-    let mut streams: Vec<(String, &str)> = Vec::new();
-    for stream in rig.redis.task_streams().await {
-        streams.push((stream, "workers"));
-    }
-    for stream in ["waooaw:triggers", "waooaw:commands"] {
-        streams.push((stream.to_owned(), "orchestrators"));
-    }
-    for (stream, group) in streams {
+    for (stream, group) in all_groups(&rig.redis).await {
         wait_within(Duration::from_secs(5), "no consumer is left", async || {
             let consumers = rig.redis.consumers(&stream, group).await;
             holds(consumers.is_empty(), || format!("{stream}: {consumers:?}"))

@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     redis_url: String,
     workers: u16,
     has_builtin: bool,
+    is_quiet: bool,
+    folder: Option<PathBuf>,
     environment: BTreeMap<String, String>,
     config: String,
 }
@@ -30,6 +32,8 @@ impl Settings {
             redis_url: redis_url.to_owned(),
             workers: 10,
             has_builtin: true,
+            is_quiet: false,
+            folder: None,
             environment: BTreeMap::new(),
             config: String::new(),
         }
@@ -38,6 +42,18 @@ impl Settings {
     /// How many tasks it runs at once.
     pub(crate) fn workers(mut self, workers: u16) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// Says nothing of its log when the test fails; somebody else keeps it.
+    pub(crate) fn quiet(mut self) -> Self {
+        self.is_quiet = true;
+        self
+    }
+
+    /// Started in this folder instead of one of its own.
+    pub(crate) fn folder(mut self, folder: &std::path::Path) -> Self {
+        self.folder = Some(folder.to_owned());
         self
     }
 
@@ -99,7 +115,7 @@ impl Settings {
             // A backtrace would push what was logged before it out of the part that is shown.
             .env("RUST_BACKTRACE", "0")
             .envs(&self.environment)
-            .current_dir(folder.path())
+            .current_dir(self.folder.as_deref().unwrap_or(folder.path()))
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
@@ -109,6 +125,7 @@ impl Settings {
             child,
             http_port,
             log,
+            is_quiet: self.is_quiet,
             _folder: folder,
         }
     }
@@ -119,6 +136,7 @@ pub(crate) struct ReplicaProcess {
     child: Child,
     http_port: u16,
     log: PathBuf,
+    is_quiet: bool,
     _folder: TempDir,
 }
 
@@ -204,7 +222,7 @@ impl Drop for ReplicaProcess {
         // It may have ended by itself, which is as good.
         self.child.kill().unwrap_or_default();
         self.child.wait().map(drop).unwrap_or_default();
-        if std::thread::panicking() {
+        if std::thread::panicking() && !self.is_quiet {
             let log = self.log();
             let from = log.lines().count().saturating_sub(40);
             let tail: Vec<&str> = log.lines().skip(from).collect();

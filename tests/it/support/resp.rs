@@ -29,6 +29,17 @@ impl Messages {
     }
 }
 
+/// The length of the first message, if all of it is there.
+pub(crate) fn message_length(bytes: &[u8]) -> Option<usize> {
+    let (mut at, mut open) = (0, 1);
+    while open > 0 {
+        let (length, parts) = part(&bytes[at..])?;
+        at += length;
+        open = open - 1 + parts;
+    }
+    Some(at)
+}
+
 /// The length of one part that is whole, and how many parts it announces.
 fn part(bytes: &[u8]) -> Option<(usize, usize)> {
     let line_end = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
