@@ -75,10 +75,9 @@ impl Rig {
                 .set("TASK_QUEUE_MAX_SIZE", "300");
             if number == 2 {
                 // One that lacks some of the handlers.
-                settings = settings.set("WAOOAW_HANDLERS_BUILTIN", "false").without_builtin();
-                for name in ["echo", "sleep", "flaky", "fail"] {
-                    settings = settings.set(&format!("WAOOAW_HANDLERS__{}__KIND", name.to_uppercase()), "builtin");
-                }
+                let names = ["echo", "sleep", "flaky", "fail"];
+                let config: String = names.iter().map(|name| format!("[handlers.{name}]\nkind = \"builtin\"\n")).collect();
+                settings = settings.without_builtin().config(&config);
             }
             places.push(Place {
                 proxy,
@@ -179,6 +178,10 @@ impl Rig {
 
     /// Asks the replica of a place to stop, with a new one in its place at once.
     pub(crate) fn roll_replica(&mut self, number: usize) -> bool {
+        // One that stands still would hear of it much later.
+        if self.places[number].stopped_until.is_some() {
+            return false;
+        }
         let Some(process) = self.places[number].process.take() else {
             return false;
         };

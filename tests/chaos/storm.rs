@@ -48,6 +48,9 @@ async fn strike(rig: &mut Rig, chance: &mut Chance, fault: Fault) -> bool {
         Fault::KillAll => (0..rig.places.len()).fold(false, |any, place| rig.kill_replica(place, moment) || any),
         Fault::StopReplica => {
             let place = a_running_place(rig, place);
+            if rig.places[place].stopped_until.is_some() {
+                return false;
+            }
             rig.harm(place);
             let is_there = signal(rig, place, "STOP");
             rig.places[place].stopped_until = is_there.then(|| Instant::now() + STOP);

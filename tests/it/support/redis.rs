@@ -135,6 +135,23 @@ impl TestRedis {
         copy_files(&self.folder.path().join("copy"), &files);
     }
 
+    /// Loses power just before the transaction in which `text` was written for the first time, and starts again.
+    pub(crate) async fn lose_power_before(&self, text: &str) {
+        self.kill().await;
+        let path = self.append_only_file().expect("it is durable");
+        let content = std::fs::read(&path).unwrap();
+        let find = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).position(|window| window == text);
+        let written = find(&content, text.as_bytes()).expect("it was written");
+        let begin = b"*1\r\n$5\r\nMULTI\r\n";
+        let mut kept = 0;
+        while let Some(next) = find(&content[kept..written], begin) {
+            kept += next + begin.len();
+        }
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len((kept - begin.len()) as u64).unwrap();
+        self.start_again().await;
+    }
+
     /// Sends a signal by its name without `SIG`.
     pub(crate) fn signal(&self, name: &str) {
         let server = self.server.lock().unwrap();
