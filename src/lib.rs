@@ -59,6 +59,6 @@ pub use runtime::bus::{EventBus, NewEvent, Subscription};
 pub use runtime::handler::{Handler, Handlers, TaskContext, TaskError};
 pub use runtime::queue::{Task, TaskQueue, TaskQueueOptions};
 pub use runtime::replica::{Replica, ReplicaHandle, ReplicaOptions};
-pub use store::upkeep::Retention;
 pub use runtime::retrying::RetryContext;
+pub use store::upkeep::Retention;
 pub use store::{Endpoint, Store, StoreError};

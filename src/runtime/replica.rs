@@ -299,7 +299,9 @@ impl Replica {
     pub async fn run(self) -> Result<(), StoreError> {
         let stop = self.handle.stop.clone();
         while !stop.is_cancelled() {
-            let Some((run, queues)) = join(&self.store, &self.options, &self.detached, &stop, &self.recollection).await? else {
+            let Some((run, queues)) =
+                join(&self.store, &self.options, &self.detached, &stop, &self.recollection).await?
+            else {
                 break;
             };
             self.run_once(run, queues).await;

@@ -53,7 +53,11 @@ impl Record {
 
 /// A policy with delays that a short run can wait for.
 fn quick(chance: &mut Chance) -> RetryPolicy {
-    let strategies = [RetryStrategy::Exponential, RetryStrategy::Linear, RetryStrategy::Fibonacci];
+    let strategies = [
+        RetryStrategy::Exponential,
+        RetryStrategy::Linear,
+        RetryStrategy::Fibonacci,
+    ];
     let mut policy = RetryPolicy::QUICK;
     policy.max_retries = u32::try_from(chance.within(0..4)).unwrap_or_default();
     policy.initial_delay_seconds = 0.1;
@@ -84,19 +88,34 @@ fn malformed(chance: &mut Chance) -> String {
 fn task(chance: &mut Chance) -> (Value, Promise) {
     let policy = quick(chance);
     let (mut payload, behaviour) = match chance.within(0..16) {
-        0..4 => (json!({ "task_name": "echo", "args": [[], {}, 9_007_199_254_740_993_u64, "ä\n"] }), Behaviour::Succeeds),
+        0..4 => (
+            json!({ "task_name": "echo", "args": [[], {}, 9_007_199_254_740_993_u64, "ä\n"] }),
+            Behaviour::Succeeds,
+        ),
         // Not every replica has the handler.
         4..6 => (json!({ "task_name": "add", "args": [40, 2] }), Behaviour::Succeeds),
         6..9 => {
             let ms = chance.within(5..600);
-            (json!({ "task_name": "sleep", "kwargs": { "ms": ms } }), Behaviour::Succeeds)
+            (
+                json!({ "task_name": "sleep", "kwargs": { "ms": ms } }),
+                Behaviour::Succeeds,
+            )
         }
-        9 => (json!({ "task_name": "sleep", "kwargs": { "ms": chance.within(2000..5000) } }), Behaviour::Succeeds),
+        9 => (
+            json!({ "task_name": "sleep", "kwargs": { "ms": chance.within(2000..5000) } }),
+            Behaviour::Succeeds,
+        ),
         10..13 => {
             let times = chance.within(1..5);
-            (json!({ "task_name": "flaky", "kwargs": { "fail_times": times } }), Behaviour::FailsFor(times))
+            (
+                json!({ "task_name": "flaky", "kwargs": { "fail_times": times } }),
+                Behaviour::FailsFor(times),
+            )
         }
-        13..15 => (json!({ "task_name": "fail", "kwargs": { "message": "as asked" } }), Behaviour::Fails),
+        13..15 => (
+            json!({ "task_name": "fail", "kwargs": { "message": "as asked" } }),
+            Behaviour::Fails,
+        ),
         _ => (
             json!({ "task_name": "sleep", "kwargs": { "ms": 60_000 }, "timeout_seconds": 0.2 }),
             Behaviour::Outlasts,
@@ -187,7 +206,14 @@ async fn publish(redis: &TestRedis, record: &Record, event_id: &str) {
 
 /// Asks once for the end of a task. Whether it comes in time is open.
 async fn cancel(redis: &TestRedis, record: &Record, number: u64, event_id: &str) {
-    if let Some(promise) = &mut record.asked.lock().unwrap().get_mut(event_id).expect("it is known").promise {
+    if let Some(promise) = &mut record
+        .asked
+        .lock()
+        .unwrap()
+        .get_mut(event_id)
+        .expect("it is known")
+        .promise
+    {
         promise.is_cancelled = true;
     }
     let payload = json!({ "task_id": task_of(event_id).to_string() }).to_string();

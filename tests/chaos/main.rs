@@ -14,7 +14,11 @@
 )]
 
 #[path = "../it/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "what the integration tests stand on; not all of it is needed here")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "what the integration tests stand on; not all of it is needed here"
+)]
 mod support;
 
 mod chance;
@@ -76,7 +80,11 @@ impl Arguments {
 
 /// `17`, `3,5,8` or `1..100`, both ends included.
 fn seeds(text: &str) -> Result<VecDeque<u64>, String> {
-    let number = |text: &str| text.trim().parse::<u64>().map_err(|error| format!("--seeds {text}: {error}"));
+    let number = |text: &str| {
+        text.trim()
+            .parse::<u64>()
+            .map_err(|error| format!("--seeds {text}: {error}"))
+    };
     if let Some((first, last)) = text.split_once("..") {
         return Ok((number(first)?..=number(last.trim_start_matches('='))?).collect());
     }
@@ -138,7 +146,10 @@ fn next(waiting: &Mutex<VecDeque<u64>>, is_interrupted: &AtomicBool) -> Option<u
 /// A signal ends the seeds, and with them all processes that they started.
 fn listen_for_signals(is_interrupted: Arc<AtomicBool>) {
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
             let mut terminate = signal(SignalKind::terminate()).unwrap();

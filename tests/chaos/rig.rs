@@ -66,8 +66,8 @@ impl Rig {
         let mut places = Vec::new();
         for number in 0..3 {
             let proxy = Proxy::start(redis.port()).await;
-            let mut settings = redis
-                .replica_through(&proxy.url())
+            let mut settings = proxy
+                .replica()
                 .workers(6)
                 .quiet()
                 .set("WAOOAW_SHUTDOWN__GRACE", "3s")
@@ -76,7 +76,9 @@ impl Rig {
             if number == 2 {
                 // One that lacks some of the handlers.
                 let names = ["echo", "sleep", "flaky", "fail"];
-                let config: String = names.iter().map(|name| format!("[handlers.{name}]\nkind = \"builtin\"\n")).collect();
+                let config = names
+                    .map(|name| format!("[handlers.{name}]\nkind = \"builtin\"\n"))
+                    .concat();
                 settings = settings.without_builtin().config(&config);
             }
             places.push(Place {

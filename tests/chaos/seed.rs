@@ -58,11 +58,21 @@ impl fmt::Display for Outcome {
         let faults: Vec<String> = self
             .fired
             .iter()
-            .map(|(fault, times)| if *times == 1 { fault.to_string() } else { format!("{fault}×{times}") })
+            .map(|(fault, times)| {
+                if *times == 1 {
+                    fault.to_string()
+                } else {
+                    format!("{fault}×{times}")
+                }
+            })
             .collect();
         let word = if self.is_good() { "ok  " } else { "FAIL" };
         let (seed, tasks, took) = (self.seed, self.tasks, self.took.as_secs_f64());
-        write!(f, "{word} seed {seed:<5} {tasks:>5} tasks {took:>5.1} s  {}", faults.join(" "))?;
+        write!(
+            f,
+            "{word} seed {seed:<5} {tasks:>5} tasks {took:>5.1} s  {}",
+            faults.join(" ")
+        )?;
         for problem in self.problems.iter().take(10) {
             write!(f, "\n     {problem}")?;
         }
@@ -80,7 +90,10 @@ impl fmt::Display for Outcome {
 pub(crate) fn run(seed: u64, length: Duration, is_interrupted: &AtomicBool) -> Outcome {
     let began = Instant::now();
     let journal = Arc::new(Journal::new());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let mut fired = Fired::new();
     let mut kept = None;
     let ran = catch_unwind(AssertUnwindSafe(|| {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::chance::Chance;
 use super::plan::{Fault, Step};
 use super::rig::Rig;
-use super::support::proxy::{Fate, Trap};
+use super::support::proxy::{Fate, Proxy, Trap};
 
 /// Longer than a takeover takes: 8 s of silence, looked at every second.
 const STOP: Duration = Duration::from_millis(10_500);
@@ -27,8 +27,11 @@ pub(crate) async fn run(rig: &mut Rig, seed: u64, steps: &[Step], began: Instant
         }
         rig.mend_what_is_due();
         let happened = strike(rig, &mut chance, step.fault).await;
-        rig.journal
-            .say(&format!("{}: {}", step.fault, if happened { "done" } else { "in vain" }));
+        rig.journal.say(&format!(
+            "{}: {}",
+            step.fault,
+            if happened { "done" } else { "in vain" }
+        ));
         *fired.entry(step.fault).or_default() += u32::from(happened);
     }
     heal(rig).await;
@@ -45,7 +48,10 @@ async fn strike(rig: &mut Rig, chance: &mut Chance, fault: Fault) -> bool {
             let place = a_running_place(rig, place);
             rig.kill_replica(place, moment)
         }
-        Fault::KillAll => (0..rig.places.len()).fold(false, |any, place| rig.kill_replica(place, moment) || any),
+        Fault::KillAll => {
+            let killed = (0..rig.places.len()).filter(|place| rig.kill_replica(*place, moment));
+            killed.count() > 0
+        }
         Fault::StopReplica => {
             let place = a_running_place(rig, place);
             if rig.places[place].stopped_until.is_some() {
@@ -76,7 +82,8 @@ async fn strike(rig: &mut Rig, chance: &mut Chance, fault: Fault) -> bool {
             let lost = rig.lose_power(chance.within(100..1001)).await;
             tokio::time::sleep(moment).await;
             rig.redis.start_again().await;
-            rig.journal.say(&format!("{lost} bytes of the append-only file are lost"));
+            rig.journal
+                .say(&format!("{lost} bytes of the append-only file are lost"));
             lost > 0
         }
         Fault::SleepRedis => {
@@ -100,9 +107,10 @@ async fn strike(rig: &mut Rig, chance: &mut Chance, fault: Fault) -> bool {
             let killed = ask::<u64>(rig, &["CLIENT", "KILL", "TYPE", "normal"]).await;
             killed.is_some_and(|killed| killed > 0)
         }
-        Fault::CutConnections | Fault::RefuseReplica | Fault::SilenceReplica | Fault::SlowNetwork => {
-            disturb(rig, place, fault, moment).await
-        }
+        Fault::CutConnections => disturb(rig, place, moment, Proxy::cut).await,
+        Fault::RefuseReplica => disturb(rig, place, moment, Proxy::refuse).await,
+        Fault::SilenceReplica => disturb(rig, place, moment, Proxy::silence).await,
+        Fault::SlowNetwork => disturb(rig, place, moment, |proxy| proxy.slow_down(moment / 5)).await,
         Fault::LoseReplies => lose_replies(rig, chance, place).await,
         Fault::JumpClock => jump_clock(rig, moment * 2).await,
     }
@@ -124,17 +132,11 @@ fn signal(rig: &Rig, place: usize, name: &str) -> bool {
 }
 
 /// Troubles the network of one replica for a moment.
-async fn disturb(rig: &mut Rig, place: usize, fault: Fault, moment: Duration) -> bool {
+async fn disturb(rig: &mut Rig, place: usize, moment: Duration, trouble: impl FnOnce(&Proxy)) -> bool {
     // Out of reach for longer than a takeover takes, it is given up rightly; several troubles in a row add up.
     rig.harm(place);
-    let proxy = &rig.places[place].proxy;
-    let open = proxy.connections();
-    match fault {
-        Fault::CutConnections => proxy.cut(),
-        Fault::RefuseReplica => proxy.refuse(),
-        Fault::SilenceReplica => proxy.silence(),
-        _ => proxy.slow_down(moment / 5),
-    }
+    let open = rig.places[place].proxy.connections();
+    trouble(&rig.places[place].proxy);
     tokio::time::sleep(moment).await;
     rig.places[place].proxy.heal();
     open > 0
@@ -143,12 +145,26 @@ async fn disturb(rig: &mut Rig, place: usize, fault: Fault, moment: Duration) ->
 async fn lose_replies(rig: &mut Rig, chance: &mut Chance, place: usize) -> bool {
     rig.harm(place);
     let calls = [
-        "create", "claim", "settle", "cancel", "beat", "acknowledge", "promote", "reject", "XREADGROUP", "XREAD", "XPENDING",
+        "create",
+        "claim",
+        "settle",
+        "cancel",
+        "beat",
+        "acknowledge",
+        "promote",
+        "reject",
+        "XREADGROUP",
+        "XREAD",
+        "XPENDING",
     ];
     let mut traps = Vec::new();
     for _ in 0..4 {
         let times = usize::try_from(chance.within(1..4)).unwrap_or(1);
-        let fate = if chance.once_in(4) { Fate::SilenceReply } else { Fate::LoseReply };
+        let fate = if chance.once_in(4) {
+            Fate::SilenceReply
+        } else {
+            Fate::LoseReply
+        };
         let trap = Trap::on(chance.pick::<&str>(&calls), fate).times(times);
         traps.push(rig.places[place].proxy.set(trap));
     }
@@ -159,7 +175,8 @@ async fn lose_replies(rig: &mut Rig, chance: &mut Chance, place: usize) -> bool 
     }
     rig.places[place].proxy.heal();
     let sprung: usize = traps.iter().map(|trap| trap.sprung()).sum();
-    rig.journal.say(&format!("{sprung} answers to replica {place} are lost"));
+    rig.journal
+        .say(&format!("{sprung} answers to replica {place} are lost"));
     sprung > 0
 }
 
@@ -205,7 +222,9 @@ async fn ask<T: redis::FromRedisValue>(rig: &Rig, words: &[&str]) -> Option<T> {
 /// How often Redis answered with an error of this kind.
 async fn errors(rig: &Rig, code: &str) -> u64 {
     let statistics = ask::<String>(rig, &["INFO", "errorstats"]).await.unwrap_or_default();
-    let line = statistics.lines().find_map(|line| line.strip_prefix(&format!("errorstat_{code}:count=")));
+    let line = statistics
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("errorstat_{code}:count=")));
     line.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
 }
 

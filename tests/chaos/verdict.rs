@@ -46,7 +46,10 @@ pub(crate) async fn until_quiet(rig: &mut Rig) -> Result<(), String> {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Err(format!("not quiet within {QUIET:?}: {open}{}", what_hangs(&rig.redis).await))
+    Err(format!(
+        "not quiet within {QUIET:?}: {open}{}",
+        what_hangs(&rig.redis).await
+    ))
 }
 
 async fn what_is_open(rig: &mut Rig) -> String {
@@ -68,7 +71,12 @@ async fn what_is_open(rig: &mut Rig) -> String {
         Ok(_) => {}
         Err(error) => write!(open, "no statistics: {error}; ").unwrap_or_default(),
     }
-    let known: BTreeSet<String> = rig.redis.ask::<Vec<String>>(&["HKEYS", "waooaw:{0}:beats"]).await.into_iter().collect();
+    let known: BTreeSet<String> = rig
+        .redis
+        .ask::<Vec<String>>(&["HKEYS", "waooaw:{0}:beats"])
+        .await
+        .into_iter()
+        .collect();
     let living = rig.living();
     if known != living {
         write!(open, "replicas {known:?} are known, {living:?} live; ").unwrap_or_default();
@@ -79,7 +87,11 @@ async fn what_is_open(rig: &mut Rig) -> String {
             write!(open, "{stream} has consumers {strangers:?}; ").unwrap_or_default();
         }
     }
-    let gone = rig.leaving.iter_mut().filter_map(|process| process.is_alive().then_some(())).count();
+    let gone = rig
+        .leaving
+        .iter_mut()
+        .filter_map(|process| process.is_alive().then_some(()))
+        .count();
     if gone > 0 {
         write!(open, "{gone} replicas are still leaving; ").unwrap_or_default();
     }
@@ -100,7 +112,9 @@ async fn all_groups(redis: &TestRedis) -> Vec<(String, &'static str)> {
 async fn what_hangs(redis: &TestRedis) -> String {
     let log = redis.log().await;
     let mut text = String::new();
-    let hanging = lives(&log).into_values().filter(|events| !events.iter().any(|event| event.is_terminal()));
+    let hanging = lives(&log)
+        .into_values()
+        .filter(|events| !events.iter().any(|event| event.is_terminal()));
     for events in hanging.take(10) {
         if let Some(last) = events.last() {
             write!(text, "\n  {} {} {}", last.event_id, last.kind, last.payload).unwrap_or_default();
@@ -111,10 +125,16 @@ async fn what_hangs(redis: &TestRedis) -> String {
         if length > 0 {
             let pending = redis.pending(&stream, "workers").await;
             let consumers = redis.consumers(&stream, "workers").await;
-            write!(text, "\n  {stream}: {length} entries, {pending} pending, consumers {consumers:?}").unwrap_or_default();
+            write!(
+                text,
+                "\n  {stream}: {length} entries, {pending} pending, consumers {consumers:?}"
+            )
+            .unwrap_or_default();
         }
     }
-    let timers: Vec<String> = redis.ask(&["ZRANGE", "waooaw:{0}:timers", "0", "9", "WITHSCORES"]).await;
+    let timers: Vec<String> = redis
+        .ask(&["ZRANGE", "waooaw:{0}:timers", "0", "9", "WITHSCORES"])
+        .await;
     let now: (u64, u64) = redis.ask(&["TIME"]).await;
     write!(text, "\n  timers {timers:?} at {now:?}").unwrap_or_default();
     text
@@ -130,7 +150,9 @@ pub(crate) async fn judge(rig: &mut Rig, record: &Record) -> Verdict {
 
     let whole = whole_log(&rig.redis.store()).await;
     let by_log = history::verify(&whole);
-    verdict.problems.extend(by_log.violations.iter().map(ToString::to_string));
+    verdict
+        .problems
+        .extend(by_log.violations.iter().map(ToString::to_string));
     verdict.problems.extend(audit(&rig.redis).await);
     if verdict.problems.is_empty() {
         stored::check_all_ended(&rig.redis).await;
@@ -194,7 +216,10 @@ fn against_the_record(rig: &Rig, record: &Record, log: &Log<'_>) -> Vec<String> 
         };
         let told = read(promise, events);
         // Times tell nothing of an order when the clock that wrote them went back.
-        let told_problems = told.problems.iter().filter(|problem| !(did_jump && problem.starts_with(TOO_EARLY)));
+        let told_problems = told
+            .problems
+            .iter()
+            .filter(|problem| !(did_jump && problem.starts_with(TOO_EARLY)));
         problems.extend(told_problems.map(|problem| format!("{event_id}: {problem}")));
         if told.end.is_empty() {
             problems.push(format!("{event_id} did not end"));
@@ -212,7 +237,8 @@ fn against_the_record(rig: &Rig, record: &Record, log: &Log<'_>) -> Vec<String> 
 fn count_of(rig: &Rig, event_id: &str, asked: &Asked, created: u32, rejected: u32) -> Option<String> {
     // Redis may have forgotten what it took in its last moments.
     let is_doubtful = asked.accepted_at.is_some_and(|at| {
-        let is_before = |cut: &Instant| at <= *cut + Duration::from_millis(100) && cut.saturating_duration_since(at) < CUT;
+        let is_before =
+            |cut: &Instant| at <= *cut + Duration::from_millis(100) && cut.saturating_duration_since(at) < CUT;
         rig.cuts.iter().any(is_before)
     });
     let (least, most, found) = match &asked.promise {

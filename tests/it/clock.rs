@@ -52,7 +52,7 @@ async fn an_assignment_that_got_lost_before_the_clock_went_back_is_found() {
     };
     clock.shift(600);
     let proxy = Proxy::start(redis.port()).await;
-    let _replica = redis.replica_through(&proxy.url()).start().await;
+    let _replica = proxy.replica().start().await;
     let trap = proxy.set(Trap::on("claim", Fate::LoseReply).answered_with("echo"));
 
     let task = redis.queue().await.enqueue(Task::new("echo")).await.unwrap();

@@ -74,7 +74,11 @@ async fn fifty_running_tasks_of_a_killed_replica_start_elsewhere_within_twelve_s
     log.refresh().await;
     assert_eq!(assert_kept(&promises, &log), BTreeMap::from([(id, 50)]));
     let killed_ms = seconds * 1000 + micros / 1000;
-    for event in log.all("task.started").iter().filter(|event| event.payload["attempt"] == 2) {
+    for event in log
+        .all("task.started")
+        .iter()
+        .filter(|event| event.payload["attempt"] == 2)
+    {
         let after_ms = event.time_ms("started_at") - killed_ms;
         assert!(after_ms <= 12_000, "{after_ms} ms after the kill: {event:?}");
     }
@@ -164,7 +168,10 @@ async fn new_replicas_in_empty_read_only_folders_finish_what_all_the_dead_ones_l
     // Some are published while nobody is there.
     let late = succeeding(5, "late");
     redis
-        .trigger_all(late.keys().map(|event_id| (event_id.clone(), json!({ "task_name": "noop" }))))
+        .trigger_all(
+            late.keys()
+                .map(|event_id| (event_id.clone(), json!({ "task_name": "noop" }))),
+        )
         .await;
     promises.extend(late);
     let folder = tempfile::tempdir().unwrap();
@@ -175,7 +182,10 @@ async fn new_replicas_in_empty_read_only_folders_finish_what_all_the_dead_ones_l
     check_all_ended(&redis).await;
     log.refresh().await;
     let losses = assert_kept(&promises, &log);
-    assert!(losses.keys().all(|replica| dead.contains(replica)), "{losses:?} of {dead:?}");
+    assert!(
+        losses.keys().all(|replica| dead.contains(replica)),
+        "{losses:?} of {dead:?}"
+    );
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
 }
@@ -300,7 +310,13 @@ async fn a_task_that_kills_its_replica_ends_in_the_dead_letters_and_not_the_flee
         "created started retry_scheduled started retry_scheduled started failed dead_lettered"
     );
     let failed = log.all("task.failed")[0];
-    assert_eq!((failed.text("worker_id").is_empty(), failed.payload["error"]["type"].as_str()), (false, Some("lost")));
+    assert_eq!(
+        (
+            failed.text("worker_id").is_empty(),
+            failed.payload["error"]["type"].as_str()
+        ),
+        (false, Some("lost"))
+    );
     log.until_count("task.completed", 20).await;
     // Three died of it; the fourth lives and works.
     let mut living = 0;
@@ -317,7 +333,9 @@ async fn a_task_that_kills_its_replica_ends_in_the_dead_letters_and_not_the_flee
 fn mixture(count: u64) -> Vec<(String, Value, Promise)> {
     let mut state = 20_260_101_u64;
     let mut next = |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % below
     };
     let strategies = [
@@ -355,13 +373,17 @@ async fn of_twenty_thousand_tasks_that_fail_at_random_each_keeps_to_its_policy()
     let _replicas = settings.start_many(2).await;
     let tasks = mixture(COUNT);
     let began = Instant::now();
-    let triggers = tasks.iter().map(|(event_id, payload, _)| (event_id.clone(), payload.clone()));
+    let triggers = tasks
+        .iter()
+        .map(|(event_id, payload, _)| (event_id.clone(), payload.clone()));
     redis.trigger_all(triggers).await;
     let queue = redis.queue().await;
     wait_within(Duration::from_secs(300), "all have ended", async || {
         let statistics = queue.get_statistics().await.unwrap();
         let ended = statistics.completed_count + statistics.failed_count;
-        holds(ended == COUNT, || format!("{ended} of {COUNT} after {:?}", began.elapsed()))
+        holds(ended == COUNT, || {
+            format!("{ended} of {COUNT} after {:?}", began.elapsed())
+        })
     })
     .await;
 
@@ -405,7 +427,11 @@ async fn of_twenty_thousand_tasks_that_fail_at_random_each_keeps_to_its_policy()
     late_ms.sort_unstable();
     // A retried task comes back at the tail of its priority: as long as others wait there, being due is not starting.
     let median = late_ms[late_ms.len() / 2];
-    eprintln!("{} delays, median {median} ms late, {:?}", late_ms.len(), began.elapsed());
+    eprintln!(
+        "{} delays, median {median} ms late, {:?}",
+        late_ms.len(),
+        began.elapsed()
+    );
     check_all_ended(&redis).await;
 }
 

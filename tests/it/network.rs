@@ -22,7 +22,7 @@ impl Line {
     async fn new() -> Self {
         let redis = TestRedis::start().await;
         let proxy = Proxy::start(redis.port()).await;
-        let replica = redis.replica_through(&proxy.url()).workers(4).start().await;
+        let replica = proxy.replica().workers(4).start().await;
         Self { redis, proxy, replica }
     }
 
@@ -45,7 +45,9 @@ impl Line {
 async fn a_lost_answer_of_create_makes_no_second_task_and_loses_none() {
     let line = Line::new().await;
     // Idle slots take the task in the same call: what it handed out is in the answer that gets lost.
-    let trap = line.proxy.set(Trap::on("create", Fate::LoseReply).answered_with("echo"));
+    let trap = line
+        .proxy
+        .set(Trap::on("create", Fate::LoseReply).answered_with("echo"));
 
     let task = line
         .trigger("once", json!({ "task_name": "echo", "args": ["hello"] }))
@@ -85,17 +87,17 @@ async fn a_lost_answer_of_settle_ends_nothing_twice() {
 
     trap.until_sprung().await;
     assert_eq!(line.life_of(sleep, "task.completed").await, "created started completed");
-    let life = line.life_of(flaky, "task.completed").await;
-    assert_eq!(life, "created started retry_scheduled started completed");
-    let life = line.life_of(fail, "task.dead_lettered").await;
-    assert_eq!(life, "created started failed dead_lettered");
+    let told = line.life_of(flaky, "task.completed").await;
+    assert_eq!(told, "created started retry_scheduled started completed");
+    let told = line.life_of(fail, "task.dead_lettered").await;
+    assert_eq!(told, "created started failed dead_lettered");
 }
 
 #[tokio::test]
 async fn a_lost_answer_of_settle_that_handed_out_work_leaves_none_behind() {
     let redis = TestRedis::start().await;
     let proxy = Proxy::start(redis.port()).await;
-    let _replica = redis.replica_through(&proxy.url()).workers(1).start().await;
+    let _replica = proxy.replica().workers(1).start().await;
     let sleep = json!({ "task_name": "sleep", "kwargs": { "ms": 50 } });
     redis.trigger("first", &sleep).await;
     redis.log().await.until_task(task_of("first"), "task.started").await;
@@ -162,7 +164,7 @@ async fn a_lost_answer_of_join_lets_nobody_join_twice() {
     let proxy = Proxy::start(redis.port()).await;
     let trap = proxy.set(Trap::on("join", Fate::LoseReply).times(2));
 
-    let replica = redis.replica_through(&proxy.url()).start().await;
+    let replica = proxy.replica().start().await;
 
     assert_eq!(trap.sprung(), 2);
     let beats: Vec<String> = redis.ask(&["HKEYS", "waooaw:{0}:beats"]).await;
@@ -195,21 +197,20 @@ async fn a_lost_answer_of_takeover_takes_nothing_twice() {
     let proxy = Proxy::start(redis.port()).await;
     let mut victim = redis.replica().workers(2).start().await;
     let sleep = json!({ "task_name": "sleep", "kwargs": { "ms": 500 } });
-    let long = json!({ "task_name": "sleep", "kwargs": { "ms": 30_000 } });
-    redis.trigger("long", &long).await;
+    let endless = json!({ "task_name": "sleep", "kwargs": { "ms": 30_000 } });
+    redis.trigger("long", &endless).await;
     let mut log = redis.log().await;
     log.until_task(task_of("long"), "task.started").await;
-    let _other = redis.replica_through(&proxy.url()).workers(2).start().await;
+    let _other = proxy.replica().workers(2).start().await;
     let trap = proxy.set(Trap::on("takeover", Fate::LoseReply));
 
     victim.kill();
     redis.trigger("short", &sleep).await;
     trap.until_sprung().await;
     log.until_count("task.retry_scheduled", 1).await;
-    log.until(
-        "the other runs it",
-        |log| (log.life(task_of("long")).len() >= 4).then_some(()),
-    )
+    log.until("the other runs it", |log| {
+        (log.life(task_of("long")).len() >= 4).then_some(())
+    })
     .await;
     redis.cancel("enough", task_of("long")).await;
 
@@ -352,7 +353,9 @@ async fn a_replica_that_is_refused_for_a_while_is_fenced_and_comes_back_under_a_
     })
     .await;
     for number in 0..8 {
-        line.redis.cancel(&format!("c-{number}"), task_of(&format!("e-{number}"))).await;
+        line.redis
+            .cancel(&format!("c-{number}"), task_of(&format!("e-{number}")))
+            .await;
     }
 
     wait_for("all are cancelled", async || {

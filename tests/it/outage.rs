@@ -103,7 +103,7 @@ async fn a_replica_that_does_not_get_through_to_redis_is_not_ready_until_it_does
 async fn a_trigger_whose_task_redis_forgot_is_not_acknowledged() {
     let redis = TestRedis::start_durable().await;
     let proxy = Proxy::start(redis.port()).await;
-    let replica = redis.replica_through(&proxy.url()).start().await;
+    let replica = proxy.replica().start().await;
     // The replica knows that the task was made, and has not said that it is done with the trigger.
     let trap = proxy.set(Trap::on("acknowledge", Fate::SilenceRequest));
     redis.trigger("once", &json!({ "task_name": "noop" })).await;

@@ -48,7 +48,11 @@ impl Clock {
 
     fn write(&self, seconds: i64) {
         // In place: the process has the file in its memory, and one that is cut short would kill it.
-        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(self.offset());
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.offset());
         std::os::unix::fs::FileExt::write_all_at(&file.unwrap(), &seconds.to_ne_bytes(), 0).unwrap();
     }
 

@@ -10,8 +10,8 @@ pub(crate) mod oracle;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod replica;
-pub(crate) mod service;
 pub(crate) mod resp;
+pub(crate) mod service;
 
 use std::time::{Duration, Instant};
 

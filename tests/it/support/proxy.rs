@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::redis::free_port;
+use super::replica::Settings;
 use super::resp::{Messages, words};
 use super::{PATIENCE, holds, wait_for};
 
@@ -90,8 +91,7 @@ impl Trap {
             [command, ..] => command.eq_ignore_ascii_case(self.call.as_bytes()),
             [] => false,
         };
-        is_called
-            && (self.about.is_empty() || words.iter().any(|word| contains(word, &self.about)))
+        is_called && (self.about.is_empty() || words.iter().any(|word| contains(word, &self.about)))
     }
 
     /// Whether the call ends here.
@@ -183,9 +183,9 @@ impl Proxy {
         Self { port, shared, serving }
     }
 
-    /// Where clients find it.
-    pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+    /// How replicas on this way to Redis are started.
+    pub(crate) fn replica(&self) -> Settings {
+        Settings::new(&format!("redis://127.0.0.1:{}", self.port))
     }
 
     /// Sets a trap; of several that wait for the same call the first counts.
@@ -249,7 +249,10 @@ async fn listen(port: u16) -> TcpListener {
     loop {
         match TcpListener::bind(("127.0.0.1", port)).await {
             Ok(listener) => return listener,
-            Err(error) => assert!(began.elapsed() < PATIENCE, "the proxy can not listen on {port}: {error}"),
+            Err(error) => assert!(
+                began.elapsed() < PATIENCE,
+                "the proxy can not listen on {port}: {error}"
+            ),
         }
         tokio::time::sleep(Duration::from_millis(15)).await;
     }

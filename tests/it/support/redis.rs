@@ -182,11 +182,6 @@ impl TestRedis {
         self.port
     }
 
-    /// How replicas are started that reach this server by another way.
-    pub(crate) fn replica_through(&self, url: &str) -> Settings {
-        Settings::new(url)
-    }
-
     /// How replicas on this server are started.
     pub(crate) fn replica(&self) -> Settings {
         Settings::new(&self.url())
