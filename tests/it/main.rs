@@ -29,6 +29,7 @@ mod limits;
 mod memory;
 mod network;
 mod outage;
+mod policies;
 mod priority;
 mod queue_api;
 mod retention;

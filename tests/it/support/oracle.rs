@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use waooaw_orchestration::RetryPolicy;
 
 use super::log::{Log, LogEvent, time_ms};
+use super::redis::task_of;
 
 /// What is wrong with an attempt that starts before its time.
 pub(crate) const TOO_EARLY: &str = "it starts before it is due";
@@ -97,6 +98,42 @@ pub(crate) fn read(promise: &Promise, events: &[&LogEvent]) -> Told {
         reading.read(event);
     }
     reading.told
+}
+
+/// A policy with delays of one's own.
+pub(crate) fn policy(max_retries: u32, initial: f64, max: f64) -> RetryPolicy {
+    let mut policy = RetryPolicy::STANDARD;
+    policy.max_retries = max_retries;
+    policy.initial_delay_seconds = initial;
+    policy.max_delay_seconds = max;
+    policy
+}
+
+/// Every task that was asked for ended once, as its handler must end it; answers who lost how much.
+pub(crate) fn assert_kept(promises: &BTreeMap<String, Promise>, log: &Log<'_>) -> BTreeMap<String, usize> {
+    let lives = lives(log);
+    assert_eq!(lives.len(), promises.len());
+    let mut losses: BTreeMap<String, usize> = BTreeMap::new();
+    for (event_id, promise) in promises {
+        let task = task_of(event_id).to_string();
+        let told = read(promise, &lives[task.as_str()]);
+        assert!(told.problems.is_empty(), "{event_id}: {:#?}", told.problems);
+        assert!(!told.end.is_empty(), "{event_id} did not end");
+        for replica in told.lost_by {
+            *losses.entry(replica).or_default() += 1;
+        }
+    }
+    losses
+}
+
+/// Tasks that end at the first attempt, unless that is lost.
+pub(crate) fn succeeding(count: usize, name: &str) -> BTreeMap<String, Promise> {
+    (0..count)
+        .map(|number| {
+            let promise = Promise::new(Behaviour::Succeeds, RetryPolicy::STANDARD);
+            (format!("{name}-{number}"), promise)
+        })
+        .collect()
 }
 
 struct Reading<'a> {
