@@ -63,6 +63,13 @@ doc: rust ## examples in the documentation; build it, warnings denied
 it: rust redis ## integration tests, on redis-server processes that they start
 	$(CARGO) test --locked --test '*'
 
+SEEDS ?= 1..100
+SECONDS ?= 15
+JOBS ?= 4
+.PHONY: chaos
+chaos: rust redis ## break a running system by SEEDS (1..100) for SECONDS (15) each, JOBS (4) at a time, and check it
+	$(CARGO) test --locked --test chaos -- --seeds $(SEEDS) --seconds $(SECONDS) --jobs $(JOBS)
+
 # libFuzzer finds its way by coverage that the compiler counts, which its stable release does as well: no nightly and no
 # cargo-fuzz are needed. The host is named, so that build scripts are not instrumented.
 FUZZ_SECONDS ?= 60

@@ -146,6 +146,7 @@ pub(super) async fn act(run: Arc<Run>, source: Source, mut batches: mpsc::Receiv
         references: References::new(),
         backlog: Vec::new(),
         orphans: Vec::new(),
+        connection: None,
     };
     let mut quiet_since = Instant::now();
     loop {
@@ -186,6 +187,8 @@ struct Acting {
     orphans: Vec<(Instant, Entry, NewTask)>,
     /// Triggers that wait for older ones to be read.
     backlog: Vec<Entry>,
+    /// The connection since before what is not acknowledged yet was acted upon.
+    connection: Option<u64>,
 }
 
 /// What a batch asks for.
@@ -214,6 +217,9 @@ impl Acting {
     }
 
     async fn handle(&mut self, entries: Vec<Entry>) {
+        if !self.connect().await {
+            return;
+        }
         let mut plan = Plan::default();
         for entry in entries {
             self.plan(entry, &mut plan);
@@ -231,16 +237,38 @@ impl Acting {
         self.acknowledge(&mut done).await;
     }
 
-    /// Takes entries that were acted upon off their stream.
-    async fn acknowledge(&self, done: &mut Vec<String>) {
+    /// Notes the connection before anything is acted upon; `false` when the replica leaves before there is one.
+    async fn connect(&mut self) -> bool {
         let mut waits = Waits::new();
-        while let Err(error) = self.run.store.acknowledge(&self.stream, done).await {
-            self.run.report(&error, "can not acknowledge");
+        loop {
+            match self.run.store.connection_number().await {
+                Ok(number) => {
+                    self.connection = Some(number);
+                    return true;
+                }
+                Err(error) => self.run.report(&error, "can not act upon inbound events"),
+            }
             if !waits.pause(&self.run.left).await {
-                return;
+                return false;
             }
         }
+    }
+
+    /// Takes entries that were acted upon off their stream.
+    ///
+    /// Acting and acknowledging must go over one connection: across a break Redis may have lost power, and then it knows
+    /// the entries and nothing of what came of them. They are read and acted upon again then, which does no harm.
+    async fn acknowledge(&mut self, done: &mut Vec<String>) {
+        let acknowledged = match self.connection {
+            Some(connection) => self.run.store.acknowledge(&self.stream, done, connection).await,
+            None => Ok(()),
+        };
         done.clear();
+        if let Err(error) = acknowledged {
+            self.run.report(&error, "can not acknowledge");
+            self.run.reread[self.source.index()].store(true, Ordering::Release);
+            self.connect().await;
+        }
     }
 
     fn plan(&self, entry: Entry, plan: &mut Plan) {
@@ -301,14 +329,14 @@ impl Acting {
     /// Makes the tasks; while the queue is full it waits, and so does everything behind it in the stream. Answers what
     /// waits for older triggers to be read.
     async fn create(
-        &self,
+        &mut self,
         partition: Partition,
         mut entries: Vec<Entry>,
         mut tasks: Vec<NewTask>,
         plan: &mut Plan,
         done: &mut Vec<String>,
     ) -> Vec<Entry> {
-        let run = &self.run;
+        let run = Arc::clone(&self.run);
         let mut waits = Waits::new();
         let mut asker = Asker::Stream;
         let mut batch = tasks.len();
@@ -422,11 +450,11 @@ impl Acting {
     /// Waits for room in a full queue for what comes from the entry `next` on. Older triggers that another replica holds
     /// go first; should it have died with them, this one goes on after a while. `None` when the replica stops, or when
     /// older triggers came back and must be read before these.
-    async fn turn(&self, next: &str, done: &mut Vec<String>) -> Option<Asker> {
-        let run = &self.run;
-        let began = Instant::now();
+    async fn turn(&mut self, next: &str, done: &mut Vec<String>) -> Option<Asker> {
         // What is done must not look as if it still waited.
         self.acknowledge(done).await;
+        let run = &self.run;
+        let began = Instant::now();
         loop {
             tokio::select! {
                 () = run.stop.cancelled() => return None,

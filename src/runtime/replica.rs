@@ -380,7 +380,8 @@ impl Replica {
             () = run.stop.cancelled() => {}
             () = run.fenced.cancelled() => {}
         }
-        if run.fenced.is_cancelled() {
+        let is_fenced = run.fenced.is_cancelled();
+        if is_fenced {
             abandon(&run).await;
         } else {
             drain(&run, &readers).await;
@@ -390,6 +391,12 @@ impl Replica {
         readers.wait().await;
         loops.wait().await;
         settling.wait().await;
+        if is_fenced {
+            // A read that was under way made its consumer anew after the takeover had removed it.
+            tokio::time::timeout(GOODBYE_PATIENCE, give_back_inbound(&run))
+                .await
+                .unwrap_or_default();
+        }
         *self.handle.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

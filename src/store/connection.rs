@@ -174,9 +174,28 @@ impl Store {
         }
     }
 
+    /// The number of the connection that calls are made on; another one after each break.
+    ///
+    /// While it is the same, Redis can have forgotten nothing in between.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`] of connecting.
+    pub async fn connection_number(&self) -> Result<u64, StoreError> {
+        Ok(self.live().await?.0)
+    }
+
     /// Sends one command.
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, StoreError> {
+        self.send_on(None, command).await
+    }
+
+    /// Sends one command, but on no other connection than the one of this number, when there is one.
+    async fn send_on(&self, number: Option<u64>, command: &Cmd) -> Result<Value, StoreError> {
         let (generation, mut connection) = self.live().await?;
+        if number.is_some_and(|number| number != generation) {
+            return Err(StoreError::NotConnected("the connection broke in between".to_owned()));
+        }
         match connection.send_packed_command(command).await {
             // An error of the server arrives as a value here or as an error, by version of the client.
             Ok(Value::ServerError(error)) => Err(self.sort(generation, error.into()).await),
@@ -244,6 +263,17 @@ impl Store {
         keys: &[&str],
         args: Args,
     ) -> Result<Value, StoreError> {
+        self.call_on(None, function, keys, args).await
+    }
+
+    /// Calls a function on keys of the caller's, but on no other connection than the one of this number.
+    pub(super) async fn call_on(
+        &self,
+        number: Option<u64>,
+        function: Function,
+        keys: &[&str],
+        args: Args,
+    ) -> Result<Value, StoreError> {
         let mut command = redis::cmd("FCALL");
         command.arg(function.name()).arg(keys.len());
         for key in keys {
@@ -252,11 +282,11 @@ impl Store {
         for arg in args.list() {
             command.arg(arg);
         }
-        match self.send(&command).await {
+        match self.send_on(number, &command).await {
             Err(StoreError::Refused(error)) if is_unknown_function(&error) => {
                 // Not executed, so calling again is safe.
                 self.load_functions().await?;
-                self.send(&command).await
+                self.send_on(number, &command).await
             }
             answer => answer,
         }

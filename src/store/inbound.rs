@@ -170,12 +170,13 @@ impl Store {
         }
     }
 
-    /// Takes entries that were acted upon off their stream.
+    /// Takes entries that were acted upon off their stream, over the connection of this number: the one since before
+    /// they were acted upon. A Redis that restarted in between may have forgotten the act and remember the entry.
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`]; calling again is safe.
-    pub async fn acknowledge(&self, stream: &str, ids: &[String]) -> Result<(), StoreError> {
+    /// Any [`StoreError`]; act upon the entries again before calling again.
+    pub async fn acknowledge(&self, stream: &str, ids: &[String], connection: u64) -> Result<(), StoreError> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -184,7 +185,9 @@ impl Store {
         for id in ids {
             args.push(id.as_str());
         }
-        match self.call_with_keys(Function::Acknowledge, &[stream], args).await {
+        let keys = [stream];
+        let call = self.call_on(Some(connection), Function::Acknowledge, &keys, args);
+        match call.await {
             Err(error) if is_missing_group(&error) => Ok(()),
             answer => answer.map(drop),
         }

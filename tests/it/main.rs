@@ -8,6 +8,7 @@
     reason = "what fails here fails the test, and the place says enough"
 )]
 
+#[allow(dead_code, reason = "the chaos program stands on it too, and needs some of it alone")]
 mod support;
 
 mod acl;
@@ -15,7 +16,9 @@ mod bench;
 mod bus_api;
 mod circuit;
 mod cli;
+mod clock;
 mod command_handler;
+mod crash;
 mod dead_letters;
 mod detached;
 mod dlq;
@@ -26,9 +29,11 @@ mod ingest;
 mod lifecycle;
 mod limits;
 mod memory;
+mod network;
 mod outage;
 mod partitions;
 mod pausing;
+mod policies;
 mod priority;
 mod profiles;
 mod queue_api;

@@ -6,7 +6,8 @@ use serde_json::json;
 use waooaw_orchestration::store::library::LIBRARY;
 
 use crate::support::history::check_all_ended;
-use crate::support::redis::{TestRedis, trigger_fields};
+use crate::support::proxy::{Fate, Proxy, Trap};
+use crate::support::redis::{TestRedis, task_of, trigger_fields};
 use crate::support::{holds, wait_for};
 
 /// Publishes `count` triggers at a steady pace, each again and again until Redis has taken it.
@@ -96,6 +97,29 @@ async fn a_replica_that_does_not_get_through_to_redis_is_not_ready_until_it_does
         .await;
     redis.log().await.until_count("task.completed", 20).await;
     check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_trigger_whose_task_redis_forgot_is_not_acknowledged() {
+    let redis = TestRedis::start_durable().await;
+    let proxy = Proxy::start(redis.port()).await;
+    let replica = proxy.replica().start().await;
+    // The replica knows that the task was made, and has not said that it is done with the trigger.
+    let trap = proxy.set(Trap::on("acknowledge", Fate::SilenceRequest));
+    redis.trigger("once", &json!({ "task_name": "noop" })).await;
+    redis.log().await.until_task(task_of("once"), "task.started").await;
+    trap.until_sprung().await;
+    // Nor does it read the trigger again before it says so: it takes longer to find out that its reader is deaf.
+    let deaf = proxy.set(Trap::on("XREADGROUP", Fate::SilenceReply).about("waooaw:triggers"));
+    deaf.until_sprung().await;
+
+    redis.lose_power_before(r#""trigger_event_id":"once""#).await;
+    redis.log().await.until_task(task_of("once"), "task.completed").await;
+
+    let log = redis.log().await;
+    assert_eq!(log.life(task_of("once")).join(" "), "created started completed");
+    check_all_ended(&redis).await;
+    drop(replica);
 }
 
 #[tokio::test]

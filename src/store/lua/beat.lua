@@ -42,11 +42,13 @@ local function beat(keys, args)
   if since_ms >= 0 then
     for _, stream in ipairs(all_streams(ctx)) do
       for _, pending in ipairs(pending_of(stream, replica, 1000)) do
-        local id = pending[3] >= since_ms and task_of_entry(stream, pending[1])
+        local id = task_of_entry(stream, pending[1])
         if id and not held[id] then
           local raw = redis.call('GET', task_key(ctx, id))
           local h = read_header(raw)
-          if h and h[STATE] == RUNNING and h[OWNER] == replica then
+          -- What was given in a time that is yet to come is old as well: the clock went back since.
+          local is_old = pending[3] >= since_ms or (h and h[STARTED] > ctx.now)
+          if is_old and h and h[STATE] == RUNNING and h[OWNER] == replica then
             local one = { id, h[ATTEMPT], h[SLOT], raw }
             if has(h, HAS_DEPENDENCIES) then
               local _, _, _, _, group = read_body(raw)

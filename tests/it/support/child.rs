@@ -5,7 +5,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
-use waooaw_orchestration::{Endpoint, EventBus, Task, TaskQueue, TaskQueueOptions};
+use tokio_util::sync::CancellationToken;
+use waooaw_orchestration::runtime::builtin::with_builtin;
+use waooaw_orchestration::runtime::replica::Readiness;
+use waooaw_orchestration::{
+    Endpoint, EventBus, Handlers, Replica, ReplicaOptions, Store, Task, TaskQueue, TaskQueueOptions,
+};
 
 use super::PATIENCE;
 use super::redis::TestRedis;
@@ -65,6 +70,11 @@ impl ChildProcess {
             .unwrap()
     }
 
+    /// Whether it has not ended.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// Ends it as a crash would.
     pub(crate) async fn kill(&mut self) {
         self.child.kill().await.unwrap();
@@ -87,6 +97,7 @@ fn say(what: &str) {
 
 /// Plays a part when it is started as one, else nothing:
 ///
+/// - `abort`: runs tasks as a replica, says `ready`; one named `abort` ends the process at once
 /// - `enqueue`: puts one task in, says `enqueued <id>`
 /// - `hold`: says `waiting`, takes one task, says `took <id> <attempt>`, and never ends it
 /// - `finish`: says `waiting`, takes one task, completes it, says `completed <id> <attempt>`
@@ -98,6 +109,9 @@ async fn child_process_entry() {
     let (Ok(part), Ok(url)) = (std::env::var(PART), std::env::var(REDIS)) else {
         return;
     };
+    if part == "abort" {
+        return run_and_abort(&url).await;
+    }
     let queue = TaskQueue::connect(TaskQueueOptions::new(&url)).await.unwrap();
     match part.as_str() {
         "enqueue" => {
@@ -129,4 +143,25 @@ async fn child_process_entry() {
         }
         other => panic!("no part {other}"),
     }
+}
+
+/// A replica whose tasks named `abort` end its process as a crash in a handler would.
+async fn run_and_abort(url: &str) {
+    let handlers = with_builtin(Handlers::new()).with_async("abort", |(): (), _| async {
+        std::process::abort();
+        #[allow(unreachable_code, reason = "it gives the handler its type")]
+        Ok(())
+    });
+    let mut options = ReplicaOptions::new(handlers);
+    options.workers = 2;
+    let store = || Store::new(Endpoint::new(url)).unwrap();
+    let replica = Replica::new(store(), store(), options, CancellationToken::new());
+    let handle = replica.handle();
+    tokio::spawn(async move {
+        while handle.readiness() != Readiness::Ready {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        say("ready");
+    });
+    replica.run().await.unwrap();
 }

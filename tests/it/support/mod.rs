@@ -1,12 +1,16 @@
-//! What the tests stand on: servers, replicas, other processes, and the log read back.
+//! What the tests stand on: servers, the way to them, replicas, other processes, and the log read back.
 
 pub(crate) mod child;
 pub(crate) mod cli;
+pub(crate) mod clock;
 pub(crate) mod history;
 pub(crate) mod local;
 pub(crate) mod log;
+pub(crate) mod oracle;
+pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod replica;
+pub(crate) mod resp;
 pub(crate) mod service;
 
 use std::time::{Duration, Instant};

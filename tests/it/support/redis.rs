@@ -20,6 +20,8 @@ pub(crate) struct TestRedis {
     folder: TempDir,
     port: u16,
     is_durable: bool,
+    options: Vec<String>,
+    environment: Vec<(String, String)>,
     server: Mutex<Option<Child>>,
     client: Client,
     connection: tokio::sync::Mutex<Option<MultiplexedConnection>>,
@@ -47,10 +49,24 @@ impl TestRedis {
             folder: tempfile::tempdir().unwrap(),
             port,
             is_durable,
+            options: Vec::new(),
+            environment: Vec::new(),
             server: Mutex::new(None),
             client: Client::open(url(port)).unwrap(),
             connection: tokio::sync::Mutex::new(None),
         }
+    }
+
+    /// The same with options of `redis-server` beside its own.
+    pub(crate) fn with_options(mut self, options: &[&str]) -> Self {
+        self.options = options.iter().map(|option| (*option).to_owned()).collect();
+        self
+    }
+
+    /// The same with these environment variables.
+    pub(crate) fn with_environment(mut self, environment: Vec<(String, String)>) -> Self {
+        self.environment = environment;
+        self
     }
 
     /// Starts the server, and waits until it has read its data and answers.
@@ -64,6 +80,8 @@ impl TestRedis {
             .arg(self.folder.path())
             .arg("--logfile")
             .arg(&log)
+            .args(&self.options)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -117,9 +135,51 @@ impl TestRedis {
         copy_files(&self.folder.path().join("copy"), &files);
     }
 
+    /// Loses power just before the transaction in which `text` was written for the first time, and starts again.
+    pub(crate) async fn lose_power_before(&self, text: &str) {
+        self.kill().await;
+        let path = self.append_only_file().expect("it is durable");
+        let content = std::fs::read(&path).unwrap();
+        let find = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).position(|window| window == text);
+        let written = find(&content, text.as_bytes()).expect("it was written");
+        let begin = b"*1\r\n$5\r\nMULTI\r\n";
+        let mut kept = 0;
+        while let Some(next) = find(&content[kept..written], begin) {
+            kept += next + begin.len();
+        }
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len((kept - begin.len()) as u64).unwrap();
+        self.start_again().await;
+    }
+
+    /// Sends a signal by its name without `SIG`.
+    pub(crate) fn signal(&self, name: &str) {
+        let server = self.server.lock().unwrap();
+        super::replica::signal(name, server.as_ref().expect("it runs").id());
+    }
+
+    /// The file that the server appends to, the part that grows.
+    pub(crate) fn append_only_file(&self) -> Option<PathBuf> {
+        let files = std::fs::read_dir(self.folder.path().join("appendonlydir")).ok()?;
+        files
+            .filter_map(|file| Some(file.ok()?.path()))
+            .filter(|path| path.to_string_lossy().ends_with(".incr.aof"))
+            .max()
+    }
+
+    /// What the server logged.
+    pub(crate) fn server_log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("redis.log")).unwrap_or_default()
+    }
+
     /// Where it is.
     pub(crate) fn url(&self) -> String {
         url(self.port)
+    }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// How replicas on this server are started.

@@ -21,6 +21,9 @@ pub(crate) struct Settings {
     /// `None` leaves it to the configuration.
     workers: Option<u16>,
     profile: Option<String>,
+    has_builtin: bool,
+    is_quiet: bool,
+    folder: Option<PathBuf>,
     environment: BTreeMap<String, String>,
     config: String,
 }
@@ -31,6 +34,9 @@ impl Settings {
             redis_url: redis_url.to_owned(),
             workers: Some(10),
             profile: None,
+            has_builtin: true,
+            is_quiet: false,
+            folder: None,
             environment: BTreeMap::new(),
             config: String::new(),
         }
@@ -47,6 +53,24 @@ impl Settings {
         self.profile = Some(name.to_owned());
         self.workers = None;
         self.set("WAOOAW_ENV", name)
+    }
+
+    /// Says nothing of its log when the test fails; somebody else keeps it.
+    pub(crate) fn quiet(mut self) -> Self {
+        self.is_quiet = true;
+        self
+    }
+
+    /// Started in this folder instead of one of its own.
+    pub(crate) fn folder(mut self, folder: &std::path::Path) -> Self {
+        self.folder = Some(folder.to_owned());
+        self
+    }
+
+    /// Without the handlers that come with the program, but for those that are set.
+    pub(crate) fn without_builtin(mut self) -> Self {
+        self.has_builtin = false;
+        self
     }
 
     /// A setting by its environment variable.
@@ -100,13 +124,14 @@ impl Settings {
         }
         let workers = self.workers.map(|workers| format!("--workers={workers}"));
         let child = command
-            .args(["serve", "--builtin", "--redis-url", &self.redis_url])
+            .args(["serve", "--redis-url", &self.redis_url])
+            .args(self.has_builtin.then_some("--builtin"))
             .args(workers)
             .args(["--http-addr", &format!("127.0.0.1:{http_port}")])
             // A backtrace would push what was logged before it out of the part that is shown.
             .env("RUST_BACKTRACE", "0")
             .envs(&self.environment)
-            .current_dir(folder.path())
+            .current_dir(self.folder.as_deref().unwrap_or(folder.path()))
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
@@ -116,6 +141,7 @@ impl Settings {
             child,
             http_port,
             log,
+            is_quiet: self.is_quiet,
             _folder: folder,
         }
     }
@@ -126,6 +152,7 @@ pub(crate) struct ReplicaProcess {
     child: Child,
     http_port: u16,
     log: PathBuf,
+    is_quiet: bool,
     _folder: TempDir,
 }
 
@@ -211,7 +238,7 @@ impl Drop for ReplicaProcess {
         // It may have ended by itself, which is as good.
         self.child.kill().unwrap_or_default();
         self.child.wait().map(drop).unwrap_or_default();
-        if std::thread::panicking() {
+        if std::thread::panicking() && !self.is_quiet {
             let log = self.log();
             let from = log.lines().count().saturating_sub(40);
             let tail: Vec<&str> = log.lines().skip(from).collect();

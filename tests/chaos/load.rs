@@ -1,0 +1,231 @@
+//! What agents ask for while things break, and the record of it.
+//!
+//! Triggers of all kinds go straight to Redis, each again and again under the same event id until Redis has taken it, as
+//! a careful agent does. The record is what the log is held against in the end.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use waooaw_orchestration::{RetryPolicy, RetryStrategy};
+
+use super::chance::Chance;
+use super::journal::Journal;
+use super::support::oracle::{Behaviour, Promise};
+use super::support::redis::{TestRedis, task_of, trigger_fields};
+
+/// What one event id stands for.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) payload: String,
+    /// What must become of it; `None` when it can only be rejected.
+    pub(crate) promise: Option<Promise>,
+    /// How often Redis said that it took it.
+    pub(crate) accepted: u32,
+    /// How often it may have.
+    pub(crate) tried: u32,
+    /// When it took it last.
+    pub(crate) accepted_at: Option<Instant>,
+}
+
+/// The record, by event id.
+#[derive(Default)]
+pub(crate) struct Record {
+    pub(crate) asked: Mutex<BTreeMap<String, Asked>>,
+}
+
+impl Record {
+    /// Notes an answer of Redis to a trigger; whether it has taken it.
+    fn note(&self, event_id: &str, answer: &redis::RedisResult<String>) -> bool {
+        let mut asked = self.asked.lock().unwrap();
+        let asked = asked.get_mut(event_id).expect("it was added first");
+        // What Redis refuses with a reason it did not take; after anything else nobody knows.
+        let is_refused = answer.as_ref().err().is_some_and(|error| error.code().is_some());
+        asked.tried += u32::from(!is_refused);
+        if answer.is_ok() {
+            asked.accepted += 1;
+            asked.accepted_at = Some(Instant::now());
+        }
+        answer.is_ok()
+    }
+}
+
+/// A policy with delays that a short run can wait for.
+fn quick(chance: &mut Chance) -> RetryPolicy {
+    let strategies = [
+        RetryStrategy::Exponential,
+        RetryStrategy::Linear,
+        RetryStrategy::Fibonacci,
+    ];
+    let mut policy = RetryPolicy::QUICK;
+    policy.max_retries = u32::try_from(chance.within(0..4)).unwrap_or_default();
+    policy.initial_delay_seconds = 0.1;
+    policy.max_delay_seconds = 0.5;
+    policy.increment_seconds = 0.1;
+    policy.jitter = 0.2;
+    policy.strategy = *chance.pick(&strategies);
+    policy
+}
+
+/// Something that only becomes a dead letter.
+fn malformed(chance: &mut Chance) -> String {
+    let texts = [
+        "",
+        "no json",
+        "[1,2,3]",
+        "{}",
+        r#"{"task_name":""}"#,
+        r#"{"task_name":"echo","no_such_field":1}"#,
+        r#"{"task_name":"echo","priority":"URGENT"}"#,
+        r#"{"task_name":"echo","timeout_seconds":-1}"#,
+        r#"{"task_name":"nobody_has_this"}"#,
+    ];
+    (*chance.pick(&texts)).to_owned()
+}
+
+/// A task of any kind, and what must become of it.
+fn task(chance: &mut Chance) -> (Value, Promise) {
+    let policy = quick(chance);
+    let (mut payload, behaviour) = match chance.within(0..16) {
+        0..4 => (
+            json!({ "task_name": "echo", "args": [[], {}, 9_007_199_254_740_993_u64, "ä\n"] }),
+            Behaviour::Succeeds,
+        ),
+        // Not every replica has the handler.
+        4..6 => (json!({ "task_name": "add", "args": [40, 2] }), Behaviour::Succeeds),
+        6..9 => {
+            let ms = chance.within(5..600);
+            (
+                json!({ "task_name": "sleep", "kwargs": { "ms": ms } }),
+                Behaviour::Succeeds,
+            )
+        }
+        9 => (
+            json!({ "task_name": "sleep", "kwargs": { "ms": chance.within(2000..5000) } }),
+            Behaviour::Succeeds,
+        ),
+        10..13 => {
+            let times = chance.within(1..5);
+            (
+                json!({ "task_name": "flaky", "kwargs": { "fail_times": times } }),
+                Behaviour::FailsFor(times),
+            )
+        }
+        13..15 => (
+            json!({ "task_name": "fail", "kwargs": { "message": "as asked" } }),
+            Behaviour::Fails,
+        ),
+        _ => (
+            json!({ "task_name": "sleep", "kwargs": { "ms": 60_000 }, "timeout_seconds": 0.2 }),
+            Behaviour::Outlasts,
+        ),
+    };
+    payload["retry"] = json!(policy);
+    payload["priority"] = json!(*chance.pick(&["HIGH", "NORMAL", "NORMAL", "LOW", "BACKGROUND"]));
+    if chance.once_in(3) {
+        payload["queue"] = json!(*chance.pick(&["mail", "reports"]));
+    }
+    let mut promise = Promise::new(behaviour, policy);
+    if chance.once_in(6) {
+        let delay_ms = chance.within(100..3000);
+        payload["delay_seconds"] = json!(std::time::Duration::from_millis(delay_ms).as_secs_f64());
+        promise.delay_ms = i64::try_from(delay_ms).unwrap_or_default();
+    }
+    (payload, promise)
+}
+
+/// Asks for things until `until`.
+pub(crate) async fn run(redis: &TestRedis, record: &Record, journal: &Journal, seed: u64, until: Instant) {
+    let mut chance = Chance::new(seed, 2);
+    let mut number = 0;
+    let mut known: Vec<String> = Vec::new();
+    while Instant::now() < until {
+        // Now and then many at once.
+        let burst = if chance.once_in(40) { 60 } else { 1 };
+        for _ in 0..burst {
+            number += 1;
+            match chance.within(0..20) {
+                0 if !known.is_empty() => {
+                    let again = chance.pick(&known).clone();
+                    publish(redis, record, &again).await;
+                }
+                1 if !known.is_empty() => {
+                    let victim = chance.pick(&known).clone();
+                    cancel(redis, record, number, &victim).await;
+                }
+                2 => {
+                    let event_id = format!("bad-{number}");
+                    add(record, &event_id, malformed(&mut chance), None);
+                    publish(redis, record, &event_id).await;
+                    if chance.once_in(3) {
+                        publish(redis, record, &event_id).await;
+                    }
+                }
+                _ => {
+                    let event_id = format!("e-{number}");
+                    let (payload, promise) = task(&mut chance);
+                    add(record, &event_id, payload.to_string(), Some(promise));
+                    publish(redis, record, &event_id).await;
+                    known.push(event_id);
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(chance.within(5..50))).await;
+    }
+    journal.say(&format!("asked for {number} things"));
+}
+
+fn add(record: &Record, event_id: &str, payload: String, promise: Option<Promise>) {
+    let asked = Asked {
+        payload,
+        promise,
+        accepted: 0,
+        tried: 0,
+        accepted_at: None,
+    };
+    record.asked.lock().unwrap().insert(event_id.to_owned(), asked);
+}
+
+/// Publishes one trigger until Redis has taken it.
+async fn publish(redis: &TestRedis, record: &Record, event_id: &str) {
+    let payload = record.asked.lock().unwrap()[event_id].payload.clone();
+    let mut command = redis::cmd("XADD");
+    command.arg("waooaw:triggers").arg("*");
+    for (name, value) in trigger_fields(event_id, &payload) {
+        command.arg(name).arg(value);
+    }
+    loop {
+        let answer = redis.try_send::<String>(&command).await;
+        if record.note(event_id, &answer) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Asks once for the end of a task. Whether it comes in time is open.
+async fn cancel(redis: &TestRedis, record: &Record, number: u64, event_id: &str) {
+    if let Some(promise) = &mut record
+        .asked
+        .lock()
+        .unwrap()
+        .get_mut(event_id)
+        .expect("it is known")
+        .promise
+    {
+        promise.is_cancelled = true;
+    }
+    let payload = json!({ "task_id": task_of(event_id).to_string() }).to_string();
+    let event_id = format!("cancel-{number}");
+    let fields = [
+        ("event_type", "orchestration.task.cancel"),
+        ("source_agent", "tester"),
+        ("event_id", &event_id),
+        ("payload", &payload),
+    ];
+    let mut command = redis::cmd("XADD");
+    command.arg("waooaw:commands").arg("*").arg(&fields);
+    // Lost is lost: that, too, is something that agents do.
+    redis.try_send::<String>(&command).await.map(drop).unwrap_or_default();
+}

@@ -1,0 +1,91 @@
+//! What happens when the clock of Redis jumps.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::clock::Clock;
+use crate::support::history::check_all_ended;
+use crate::support::proxy::{Fate, Proxy, Trap};
+use crate::support::redis::{TestRedis, task_of};
+use crate::support::wait_for;
+use waooaw_orchestration::Task;
+
+/// A Redis with a clock of its own, where that can be had.
+async fn redis_with_clock() -> Option<(TestRedis, Clock)> {
+    let clock = Clock::new()?;
+    let redis = TestRedis::not_started(false).with_environment(clock.environment());
+    redis.start_again().await;
+    Some((redis, clock))
+}
+
+#[tokio::test]
+async fn a_clock_that_goes_back_makes_no_delay_longer() {
+    let Some((redis, clock)) = redis_with_clock().await else {
+        return;
+    };
+    let _replicas = redis.replica().start_many(2).await;
+    let retry = json!({ "max_retries": 1, "initial_delay_seconds": 3.0, "max_delay_seconds": 3.0 });
+    redis
+        .trigger("retried", &json!({ "task_name": "fail", "retry": retry }))
+        .await;
+    redis
+        .trigger("delayed", &json!({ "task_name": "noop", "delay_seconds": 3.0 }))
+        .await;
+    let mut log = redis.log().await;
+    log.until_count("task.retry_scheduled", 1).await;
+    log.until_count("task.created", 2).await;
+    let began = Instant::now();
+
+    clock.shift(-600);
+    log.until_task(task_of("delayed"), "task.completed").await;
+    log.until_task(task_of("retried"), "task.failed").await;
+
+    assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn an_assignment_that_got_lost_before_the_clock_went_back_is_found() {
+    let Some((redis, clock)) = redis_with_clock().await else {
+        return;
+    };
+    clock.shift(600);
+    let proxy = Proxy::start(redis.port()).await;
+    let _replica = proxy.replica().start().await;
+    let trap = proxy.set(Trap::on("claim", Fate::LoseReply).answered_with("echo"));
+
+    let task = redis.queue().await.enqueue(Task::new("echo")).await.unwrap();
+    trap.until_sprung().await;
+    clock.shift(0);
+    let mut log = redis.log().await;
+    log.until_task(task, "task.completed").await;
+
+    assert_eq!(log.life(task).join(" "), "created started completed");
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_takes_no_work_from_anybody() {
+    let Some((redis, clock)) = redis_with_clock().await else {
+        return;
+    };
+    let _replicas = redis.replica().workers(3).start_many(2).await;
+    let sleep = json!({ "task_name": "sleep", "kwargs": { "ms": 3000 } });
+    redis
+        .trigger_all((0..6).map(|number| (format!("e-{number}"), sleep.clone())))
+        .await;
+    let mut log = redis.log().await;
+    log.until_count("task.started", 6).await;
+
+    clock.shift(3000);
+    wait_for("all are done", async || {
+        log.refresh().await;
+        let done = log.count("task.completed");
+        crate::support::holds(done == 6, || log.summary())
+    })
+    .await;
+
+    assert_eq!(log.count("task.started"), 6);
+    check_all_ended(&redis).await;
+}
