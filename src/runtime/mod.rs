@@ -7,10 +7,13 @@
 //!
 //! [`queue::TaskQueue`] and [`bus::EventBus`] offer the same to programs that link the library.
 
+pub mod audit;
 pub mod backoff;
 pub mod builtin;
 pub mod bus;
 pub mod defaults;
+pub mod doctor;
+pub mod explain;
 pub mod handler;
 pub mod holdings;
 mod ingest;
@@ -18,6 +21,7 @@ mod member;
 pub mod queue;
 pub mod replica;
 pub mod request;
+mod safety;
 mod slots;
 mod watch;
 mod work;

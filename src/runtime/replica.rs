@@ -19,7 +19,7 @@ use super::ingest::{self, Source};
 use super::slots::Slots;
 use super::watch::OwnBeats;
 use super::work::Ended;
-use super::{member, watch, work};
+use super::{member, safety, watch, work};
 use crate::domain::id::{ReplicaId, TaskId};
 use crate::domain::retry::RetryPolicy;
 use crate::error::Error;
@@ -49,6 +49,8 @@ pub struct ReplicaOptions {
     pub grace: Duration,
     /// From which duration on an attempt is logged as slow.
     pub slow_task: Duration,
+    /// Whether a Redis that keeps nothing on disk is meant; else the start says aloud that it is not safe.
+    pub allow_no_persistence: bool,
 }
 
 impl ReplicaOptions {
@@ -65,6 +67,7 @@ impl ReplicaOptions {
             retry: RetryPolicy::STANDARD,
             grace: Duration::from_secs(30),
             slow_task: Duration::from_secs(30),
+            allow_no_persistence: false,
         }
     }
 }
@@ -259,9 +262,13 @@ impl Replica {
     ///
     /// # Errors
     ///
-    /// A [`StoreError`] that no waiting can mend, such as keys of another release. An outage is waited out.
+    /// A [`StoreError`] that no waiting can mend, such as keys of another release or a server that must not be used. An
+    /// outage is waited out.
     pub async fn run(self) -> Result<(), StoreError> {
         let stop = self.handle.stop.clone();
+        if !safety::refuse_unfit(&self.store, self.options.allow_no_persistence, &stop).await? {
+            return Ok(());
+        }
         while !stop.is_cancelled() {
             let Some((run, queues)) = join(&self.store, &self.options, &stop).await? else {
                 break;

@@ -147,6 +147,7 @@ fn replica_options(config: &Config, own: Handlers) -> Result<ReplicaOptions, Ser
     options.retry = config.retry.default;
     options.grace = config.shutdown.grace;
     options.slow_task = config.telemetry.slow_task;
+    options.allow_no_persistence = config.redis.allow_no_persistence;
     Ok(options)
 }
 

@@ -11,7 +11,7 @@ use crate::domain::digest::sha256_hex;
 pub const SCHEMA: &str = "1";
 
 /// What the functions share, in the order in which later parts use earlier ones.
-const SHARED: [&str; 13] = [
+const SHARED: [&str; 14] = [
     include_str!("lua/context.lua"),
     include_str!("lua/record.lua"),
     include_str!("lua/event.lua"),
@@ -24,11 +24,12 @@ const SHARED: [&str; 13] = [
     include_str!("lua/take.lua"),
     include_str!("lua/consumer.lua"),
     include_str!("lua/admit.lua"),
+    include_str!("lua/agree.lua"),
     include_str!("lua/register.lua"),
 ];
 
 /// The functions, each part with its own.
-const FUNCTIONS: [&str; 16] = [
+const FUNCTIONS: [&str; 19] = [
     include_str!("lua/join.lua"),
     include_str!("lua/create.lua"),
     include_str!("lua/stage.lua"),
@@ -45,6 +46,9 @@ const FUNCTIONS: [&str; 16] = [
     include_str!("lua/acknowledge.lua"),
     include_str!("lua/statistics.lua"),
     include_str!("lua/limits.lua"),
+    include_str!("lua/inspect.lua"),
+    include_str!("lua/repair.lua"),
+    include_str!("lua/rights.lua"),
 ];
 
 /// The library as Redis loads it.
@@ -106,6 +110,14 @@ pub enum Function {
     Statistics,
     /// Changes a limit at run time.
     Limits,
+    /// Looks at tasks at one moment of the log.
+    Inspect,
+    /// Walks over what tasks stand in.
+    Survey,
+    /// Mends what does not agree.
+    Repair,
+    /// Names the commands that the user may not use.
+    Rights,
 }
 
 impl Function {
@@ -130,6 +142,10 @@ impl Function {
             Self::Forget => "forget",
             Self::Statistics => "statistics",
             Self::Limits => "limits",
+            Self::Inspect => "inspect",
+            Self::Survey => "survey",
+            Self::Repair => "repair",
+            Self::Rights => "rights",
         }
     }
 

@@ -26,6 +26,8 @@
 //!
 //! Never decides policy, never sleeps, never retries a task: that is the runtime's.
 
+mod ahead;
+pub mod audit;
 mod connection;
 pub mod cursor;
 pub mod document;
@@ -33,6 +35,7 @@ pub mod doorbell;
 pub mod error;
 pub mod functions;
 pub mod groups;
+pub mod health;
 pub mod inbound;
 pub mod inspect;
 pub mod keys;
