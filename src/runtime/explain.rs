@@ -159,7 +159,7 @@ async fn pending(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, 
         found.map_or(0, |(_, value)| *value)
     };
     let (running, max_running) = (counter("running"), counter("max_running"));
-    let ahead = ahead(store, record).await?;
+    let ahead = ahead(store, record, &living).await?;
     let workers: u64 = living.iter().map(|member| member.workers).sum();
     let details = json!({
         "queue": queue,
@@ -339,14 +339,23 @@ impl Ahead {
     }
 }
 
-async fn ahead(store: &Store, record: &Record) -> Result<Ahead, StoreError> {
+async fn ahead(store: &Store, record: &Record, living: &[&Member]) -> Result<Ahead, StoreError> {
     let partition = record.id.partition();
     let mut ahead = Ahead {
         higher: 0,
         same: 0,
         is_exact: true,
     };
-    let streams = store.task_streams(partition).await?;
+    let mut streams = store.task_streams(partition).await?;
+    // What is parked and nobody can run is in nobody's way.
+    streams.retain(
+        |stream| match stream.strip_prefix("parked:").and_then(|rest| rest.rsplit_once(':')) {
+            Some((name, _)) => living
+                .iter()
+                .any(|member| member.names.iter().any(|known| known == name)),
+            None => true,
+        },
+    );
     let higher = Priority::ALL
         .into_iter()
         .filter(|priority| priority.rank() < record.priority.rank());

@@ -219,7 +219,7 @@ pub enum Mend {
     Counters(i64, Vec<(String, i64)>),
     /// What is left of replicas that do not beat.
     Members(Vec<String>),
-    /// Says it on the log: the actor and the members of the event, both JSON.
+    /// Says it on the log: the actor and what was done, both JSON.
     Told(String, String),
 }
 
@@ -256,13 +256,19 @@ impl Store {
             facts.insert(string(name).unwrap_or_default(), value.unwrap_or_default());
         }
         let tasks = items(next()?).ok_or(StoreError::Protocol(NAME))?;
-        let tasks = tasks.into_iter().map(stored).collect::<Option<_>>();
+        let mut found = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            let cells = items(task).ok_or(StoreError::Protocol(NAME))?;
+            let is_there = !cells.is_empty();
+            let read = is_there.then(|| stored(&cells).ok_or(StoreError::Protocol(NAME)));
+            found.push(read.transpose()?);
+        }
         let letters = items(next()?).ok_or(StoreError::Protocol(NAME))?;
         Ok(Look {
             last,
             stands,
             facts: Facts(facts),
-            tasks: tasks.ok_or(StoreError::Protocol(NAME))?,
+            tasks: found,
             letters: letters.iter().map(|letter| text(letter) == Some("1")).collect(),
         })
     }
@@ -592,15 +598,11 @@ impl Store {
     }
 }
 
-fn stored(row: Value) -> Option<Option<Stored>> {
-    let cells = items(row)?;
-    if cells.is_empty() {
-        return Some(None);
-    }
+fn stored(cells: &[Value]) -> Option<Stored> {
     let number = |at: usize| cells.get(at).and_then(integer);
     let small = |at: usize| number(at).and_then(|number| u32::try_from(number).ok());
     let word = cells.get(10).and_then(text)?;
-    Some(Some(Stored {
+    Some(Stored {
         state: TaskState::from_letter(u8::try_from(number(0)?).ok()?)?,
         is_staged: number(1)? == i64::from(b'S'),
         priority: Priority::from_rank(u8::try_from(number(2)?).ok()?)?,
@@ -614,7 +616,7 @@ fn stored(row: Value) -> Option<Option<Stored>> {
             "" => None,
             word => Some((Misplaced::read(word)?, cells.get(11).and_then(text)?.to_owned())),
         },
-    }))
+    })
 }
 
 fn entry_id(value: &Value, function: &'static str) -> Result<EntryId, StoreError> {

@@ -11,10 +11,11 @@ use crate::domain::digest::sha256_hex;
 pub const SCHEMA: &str = "1";
 
 /// What the functions share, in the order in which later parts use earlier ones.
-const SHARED: [&str; 14] = [
+const SHARED: [&str; 15] = [
     include_str!("lua/context.lua"),
     include_str!("lua/record.lua"),
     include_str!("lua/event.lua"),
+    include_str!("lua/operator.lua"),
     include_str!("lua/queue.lua"),
     include_str!("lua/group.lua"),
     include_str!("lua/end.lua"),

@@ -1,6 +1,6 @@
 //! Reads a task's record: the layout that `lua/record.lua` writes.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -168,7 +168,7 @@ impl NewTask {
             self.trigger.key.as_ref().map_or("-", Name::as_str)
         );
         for (id, name) in depends_on {
-            routing.push_str(&format!(" {id} {name}"));
+            write!(routing, " {id} {name}").expect("a string takes all");
         }
         routing
     }

@@ -10,6 +10,7 @@
 
 mod support;
 
+mod audit;
 mod bench;
 mod bus_api;
 mod cli;

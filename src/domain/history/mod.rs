@@ -666,7 +666,9 @@ mod tests {
         let rows: &[Row] = &[("started", 2, 1), ("completed", 3, 1)];
         let read = |rows: &[Row]| {
             let mut history = History::behind(EntryId::default(), Beginning::Cut);
-            log(rows).iter().for_each(|event| history.read(event));
+            for event in &log(rows) {
+                history.read(event);
+            }
             history.close()
         };
 

@@ -300,7 +300,7 @@ impl<'a> Auditor<'a> {
                 && !self.is_forgotten(&life)
             {
                 let message = format!("there is no record of it; its last event is number {seq}");
-                self.found.push(Finding::new(Guarantee::StoredState, id, message));
+                self.found.push(Finding::new(Guarantee::StoredState, &id, message));
             }
             return;
         };
@@ -313,7 +313,7 @@ impl<'a> Auditor<'a> {
         let Some((seq, life)) = known else {
             if self.history.is_whole() {
                 let message = format!("it is {} and no event tells that it was created", stored.state);
-                self.found.push(Finding::new(Guarantee::OncePerTrigger, id, message));
+                self.found.push(Finding::new(Guarantee::OncePerTrigger, &id, message));
             }
             self.silent.insert(id, (stored.state, stored.priority));
             return;
@@ -323,7 +323,7 @@ impl<'a> Auditor<'a> {
         }
         let mut differs = |what: &str, log: &dyn std::fmt::Display, store: &dyn std::fmt::Display| {
             let message = format!("{what} is {log} by its events and {store} in its record");
-            self.found.push(Finding::new(Guarantee::StoredState, id, message));
+            self.found.push(Finding::new(Guarantee::StoredState, &id, message));
         };
         if stored.seq != seq {
             differs("its last number", &seq, &stored.seq);
@@ -352,7 +352,7 @@ impl<'a> Auditor<'a> {
                 "{} attempts were started and {} handed back, with {} retries",
                 life.started, life.released, stored.max_retries
             );
-            self.found.push(Finding::new(Guarantee::RetryBudget, id, message));
+            self.found.push(Finding::new(Guarantee::RetryBudget, &id, message));
         }
     }
 
@@ -364,7 +364,7 @@ impl<'a> Auditor<'a> {
     fn compare_place(&mut self, id: TaskId, stored: &Stored) {
         let Some((word, detail)) = &stored.problem else { return };
         let (guarantee, message) = misplacement(stored, *word, detail);
-        self.found.push(Finding::new(guarantee, id, message));
+        self.found.push(Finding::new(guarantee, &id, message));
         self.repairable.tasks.push(id);
     }
 

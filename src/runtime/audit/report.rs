@@ -23,7 +23,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(super) fn new(guarantee: Guarantee, subject: impl ToString, message: impl Into<String>) -> Self {
+    pub(super) fn new(guarantee: Guarantee, subject: &(impl ToString + ?Sized), message: impl Into<String>) -> Self {
         Self {
             guarantee,
             subject: subject.to_string(),
@@ -133,7 +133,7 @@ impl Findings {
     }
 
     pub(super) fn finish(mut self, report: &mut Report) {
-        self.told.sort_by(|one, other| one.guarantee.cmp(&other.guarantee));
+        self.told.sort_by_key(|finding| finding.guarantee);
         report.guarantees = Guarantee::ALL
             .into_iter()
             .map(|name| Verdict {

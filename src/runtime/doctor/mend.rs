@@ -153,14 +153,14 @@ async fn tell(
     if done.is_empty() {
         return Ok(());
     }
-    let what: serde_json::Map<String, serde_json::Value> = done
+    let what: Vec<String> = done
         .iter()
-        .map(|mended| (mended.what.replace(' ', "_"), mended.count.into()))
+        .map(|mended| format!("{} {}", mended.count, mended.what))
         .collect();
-    let members = format!(",\"mended\":{}", serde_json::Value::Object(what));
+    let what = serde_json::Value::from(what.join(", ")).to_string();
     let name = serde_json::Value::from(actor_name).to_string();
     store
-        .repair(partition, actor, &Mend::Told(name, members), BATCH)
+        .repair(partition, actor, &Mend::Told(name, what), BATCH)
         .await
         .map(drop)
 }

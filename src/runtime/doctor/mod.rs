@@ -198,7 +198,7 @@ fn server(checks: &mut Checks, health: &Health, expectations: Expectations) {
                 "none, and redis.allow_no_persistence says that it is meant",
             );
         }
-        (None, Persistence::Nothing) => checks.fail(
+        (None, Persistence::Nothing) => checks.warn(
             "persistence",
             "none: a restart of redis loses everything",
             "redis-cli CONFIG SET appendonly yes, and the same in its configuration file; \
@@ -212,19 +212,16 @@ fn server(checks: &mut Checks, health: &Health, expectations: Expectations) {
     }
     let (used, limit) = health.memory();
     let text = format!("{} in use", bytes(used));
-    if limit == 0 {
-        checks.ok("memory", format!("{text}, without a limit"));
-    } else {
-        let percent = used.saturating_mul(100) / limit;
-        let text = format!("{text}, {percent} % of {}", bytes(limit));
-        if percent >= MEMORY_PERCENT {
-            checks.warn(
-                "memory",
-                text,
-                "raise maxmemory, or lower retention.age or retention.max_events",
-            );
-        } else {
-            checks.ok("memory", text);
+    match used.saturating_mul(100).checked_div(limit) {
+        None => checks.ok("memory", format!("{text}, without a limit")),
+        Some(percent) => {
+            let text = format!("{text}, {percent} % of {}", bytes(limit));
+            if percent >= MEMORY_PERCENT {
+                let advice = "raise maxmemory, or lower retention.age or retention.max_events";
+                checks.warn("memory", text, advice);
+            } else {
+                checks.ok("memory", text);
+            }
         }
     }
 }
@@ -311,7 +308,7 @@ async fn library(checks: &mut Checks, store: &Store, expectations: Expectations)
 fn tell_rights(checks: &mut Checks, rights: Rights) {
     match rights {
         Rights::Refused(refused) if refused.is_empty() => {
-            checks.ok("rights", "the user may send every command that is needed")
+            checks.ok("rights", "the user may send every command that is needed");
         }
         Rights::Refused(mut refused) => {
             refused.dedup();

@@ -13,7 +13,7 @@ ARGV    1 replica  2 what, then by what:
         queues               makes the groups of all listed queues where they are missing
         counters             3 mends (how often the counters were mended before the caller looked)  4... name, difference
         members              3... ids: what is left of replicas that do not beat and hold nothing goes
-        told                 3 actor (JSON)  4 members (JSON members of the event, each with a leading comma): says it on the log
+        told                 3 actor (JSON)  4 what was done (JSON): says it on the log
 Returns { 'ok', how many were mended, next cursor ('' at the end) } | { 'again' } (the counters were mended since) |
         { 'schema', found }. O(limit), O(ids), O(ids * streams) for members.
 ]]
@@ -67,7 +67,11 @@ local function repair_set(ctx, what, cursor, limit)
     else
       is_wrong = redis.call('EXISTS', set .. ':' .. member) == 0
     end
-    if is_wrong then gone[#gone + 1] = member end
+    if is_wrong then
+      gone[#gone + 1] = member
+      -- Nobody can show or requeue it any more, and the log must not go on saying that it is kept.
+      if what == 'letters' then emit_operator(ctx, 'discard', cjson.encode(member), '"doctor"', '"copy_missing"') end
+    end
   end
   for first = 1, #gone, CHUNK do
     redis.call('ZREM', set, unpack(gone, first, math.min(first + CHUNK - 1, #gone)))
@@ -82,10 +86,12 @@ local function repair_task(ctx, id)
   if not word then return false end
   local key = task_key(ctx, id)
   local raw = redis.call('GET', key)
+  local stream = h[PLACE] == PARKED and park_stream(ctx, name, h[RANK]) or queue_stream(ctx, queue, h[RANK])
   if h[STATE] == RUNNING then
     if word == 'other_holder' then return false end
     -- Who lives ends its attempt by itself.
     if redis.call('HEXISTS', ctx.prefix .. 'beats', h[OWNER]) == 1 then return false end
+    drop_entries(ctx, stream, { entry_id(ctx, h) })
     local problem = '{"type":"lost","message":"replica ' .. h[OWNER] .. ' is gone, and the entry of the task with it"}'
     fail_attempt(ctx, id, key, raw, h, { read_body(raw) }, 'failed', 0, problem, 'lost')
     return true
@@ -105,7 +111,6 @@ local function repair_task(ctx, id)
     return true
   else
     -- What is left of its entry, held or passed over, goes: the new one is the one.
-    local stream = h[PLACE] == PARKED and park_stream(ctx, name, h[RANK]) or queue_stream(ctx, queue, h[RANK])
     if redis.call('XDEL', stream, entry_id(ctx, h)) == 1 and h[PLACE] == PARKED then
       -- It counted as parked, and will not.
       ctx.count.parked = math.max(0, ctx.count.parked - 1)
@@ -172,9 +177,7 @@ local function repair(keys, args)
     mended = repair_counters(ctx, args)
     if not mended then return { 'again' } end
   elseif what == 'told' then
-    local event_id = ctx.replica .. '/1'
-    emit(ctx, 'orchestration.operator.action', ctx.replica, 1, event_id, event_id,
-      '{"action":"repair","target":"store","actor":' .. args[3] .. ',"reason":"doctor"' .. args[4] .. '}')
+    emit_operator(ctx, 'repair', args[4], args[3], '"doctor"')
   end
   close(ctx)
   return { 'ok', mended, next_cursor }

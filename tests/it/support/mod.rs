@@ -7,6 +7,7 @@ pub(crate) mod local;
 pub(crate) mod log;
 pub(crate) mod redis;
 pub(crate) mod replica;
+pub(crate) mod scene;
 
 use std::time::{Duration, Instant};
 
