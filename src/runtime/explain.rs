@@ -48,8 +48,6 @@ pub enum Why {
     OwnerSilent,
     /// It ended.
     Ended,
-    /// It belongs to a workflow or saga that is still being told of.
-    Staged,
 }
 
 /// The answer.
@@ -122,9 +120,13 @@ async fn pending(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, 
     }
     let partition = record.id.partition();
     let (queue, name) = (record.body.queue.to_string(), &record.body.task_name);
-    if store.is_paused(partition, &queue).await? {
-        let summary = format!("its queue `{queue}` is paused");
-        return Ok((Why::QueuePaused, summary, json!({ "queue": queue })));
+    if let Some(pause) = store.pause_of(partition, &queue).await? {
+        let pause: Value = serde_json::from_str(&pause).unwrap_or_default();
+        let by = pause["actor"]
+            .as_str()
+            .map_or_else(String::new, |actor| format!(" by {actor}"));
+        let summary = format!("its queue `{queue}` is paused{by}");
+        return Ok((Why::QueuePaused, summary, json!({ "queue": queue, "pause": pause })));
     }
     let fleet = fleet(store, partition, now_ms).await?;
     let living: Vec<&Member> = fleet.living(now_ms).collect();

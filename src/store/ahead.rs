@@ -1,20 +1,20 @@
 //! What stands before a task, for whoever asks why it waits.
 
-use super::reply::{integer, items, string, text};
+use super::reply::{items, string, text};
 use super::{Store, StoreError};
 use crate::domain::event::EntryId;
 use crate::domain::id::Partition;
 
 impl Store {
-    /// Whether a queue is paused.
+    /// Who paused a queue, why and when, as JSON; `None` when it is not paused.
     ///
     /// # Errors
     ///
     /// Any [`StoreError`].
-    pub async fn is_paused(&self, partition: Partition, queue: &str) -> Result<bool, StoreError> {
-        let mut command = redis::cmd("SISMEMBER");
+    pub async fn pause_of(&self, partition: Partition, queue: &str) -> Result<Option<String>, StoreError> {
+        let mut command = redis::cmd("HGET");
         command.arg(self.keys().paused(partition)).arg(queue);
-        Ok(integer(&self.send(&command).await?) == Some(1))
+        Ok(string(self.send(&command).await?))
     }
 
     /// The names of the tasks that a replica can run, sorted.

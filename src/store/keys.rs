@@ -73,7 +73,7 @@ impl Keys {
         self.of(partition, name)
     }
 
-    /// The queues that are paused.
+    /// The queues that are paused, with who, why and when.
     #[must_use]
     pub fn paused(&self, partition: Partition) -> String {
         self.of(partition, "paused")

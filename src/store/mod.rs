@@ -22,6 +22,7 @@
 //! | `handlers` | sorted set: task names by when a replica last registered them |
 //! | `dead`, `dead:<id>` | dead letters by time, and each one's copy |
 //! | `refused:<entry>` | a refused command, for a day |
+//! | `paused` | hash: the queues that are paused, with who, why and when |
 //! | `rate` | hash: tasks ended in each of the last 64 seconds |
 //!
 //! Never decides policy, never sleeps, never retries a task: that is the runtime's.

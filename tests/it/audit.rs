@@ -2,9 +2,11 @@
 
 use serde_json::json;
 use waooaw_orchestration::domain::history::Guarantee;
+use waooaw_orchestration::domain::id::Partition;
 use waooaw_orchestration::runtime::audit::{self, Scope};
 use waooaw_orchestration::runtime::doctor::{self, Expectations, Status};
 use waooaw_orchestration::runtime::request::new_actor;
+use waooaw_orchestration::store::audit::Question;
 
 use crate::support::cli::Cli;
 use crate::support::history::{check, check_all_ended};
@@ -381,6 +383,30 @@ async fn each_broken_guarantee_is_named_with_its_ids_and_what_can_be_mended_is()
 }
 
 #[tokio::test]
+async fn a_look_tells_that_history_went_back() {
+    let scene = Scene::start().await;
+    let last = scene.verify().await.upto[0].parse().unwrap();
+    let stands = async |position| {
+        let question = Question {
+            position: Some(position),
+            ..Question::default()
+        };
+        scene
+            .store
+            .inspect(Partition::default(), question)
+            .await
+            .unwrap()
+            .stands
+    };
+
+    assert!(stands(last).await);
+    scene.write(&[format!("XDEL {P}events {last}")]).await;
+    assert!(!stands(last).await);
+    scene.write(&[format!("HSET {P}meta trimmed_to {last}")]).await;
+    assert!(stands(last).await);
+}
+
+#[tokio::test]
 async fn a_trimmed_log_is_audited_as_far_as_it_reaches() {
     let scene = Scene::start().await;
     let upto = scene.event(scene.completed, 3).await;
@@ -582,7 +608,9 @@ async fn a_task_explains_itself() {
 
     scene.write(&[format!("HSET {P}meta max_running 1")]).await;
     assert_eq!(explain(scene.waiting).await["reason"], "limit_reached");
-    scene.write(&[format!("SADD {P}paused default")]).await;
+    scene
+        .write(&[format!(r#"HSET {P}paused default {{"actor":"ann"}}"#)])
+        .await;
     assert_eq!(explain(scene.waiting).await["reason"], "queue_paused");
     scene
         .write(&[
