@@ -145,6 +145,7 @@ impl From<StoreError> for Failure {
             | StoreError::Schema { .. }
             | StoreError::Partitions { .. }
             | StoreError::NoFunctions
+            | StoreError::Unfit(_)
             | StoreError::Protocol(_)
             | StoreError::Refused(_) => FAILED,
         };

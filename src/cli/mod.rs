@@ -5,6 +5,7 @@
 
 #![allow(clippy::doc_markdown, reason = "the comments on arguments are printed as their help")]
 
+mod audit;
 mod bench;
 mod completions;
 mod config;
@@ -14,6 +15,7 @@ mod definition;
 mod demo;
 mod dev;
 mod dlq;
+mod doctor;
 mod events;
 mod exit;
 mod fleet;
@@ -121,6 +123,12 @@ enum Command {
     /// Read the log of events
     #[command(subcommand)]
     Events(events::EventsCommand),
+    /// Prove the guarantees; tell the history of a task
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Look at everything that a deployment stands on, and mend what can be mended
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::DoctorArgs),
     /// Ask a replica on this machine whether it works, for container checks
     #[command(after_help = health::EXAMPLES)]
     Health(health::HealthArgs),
@@ -194,6 +202,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Workers(command) => workers::run(&context, command).await,
             Command::Stats => stats::run(&context).await,
             Command::Events(command) => events::run(&context, command).await,
+            Command::Audit(command) => audit::run(&context, command).await,
+            Command::Doctor(args) => doctor::run(&context, args).await,
             Command::Health(args) => health::run(&context, &args).await,
             Command::Config(command) => config::run(&context, &command),
             Command::Functions(command) => functions::run(&context, &command).await,

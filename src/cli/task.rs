@@ -13,7 +13,7 @@ use crate::domain::id::{Name, QueueName, TaskId};
 use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::state::TaskState;
 use crate::error::Error;
-use crate::runtime::request;
+use crate::runtime::{explain, request};
 use crate::service::config::units;
 use crate::store::Store;
 use crate::store::document::TaskDocument;
@@ -49,6 +49,15 @@ Example:
         /// Your own words, for the event
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+    },
+    /// Say why a task does not run, or where it does
+    #[command(after_help = "\
+Example:
+  waooaw task explain 7a1f5c1e-90d2-8b44-9f0e-3c5d1a2b0000")]
+    Explain {
+        /// The task
+        #[arg(value_name = "ID")]
+        id: String,
     },
     /// Wait until a task has ended, and print it
     #[command(after_help = "\
@@ -107,6 +116,7 @@ pub(super) async fn run(context: &Context, command: TaskCommand) -> Result<(), F
         }
         TaskCommand::List(args) => list(context, args).await,
         TaskCommand::Cancel { id, reason } => cancel(context, &id, reason.as_deref()).await,
+        TaskCommand::Explain { id } => explain(context, task_id(&id)?).await,
         TaskCommand::Wait { id, timeout } => {
             let id = task_id(&id)?;
             wait(context, &context.store()?, id, timeout).await
@@ -117,6 +127,27 @@ pub(super) async fn run(context: &Context, command: TaskCommand) -> Result<(), F
 fn task_id(text: &str) -> Result<TaskId, Error> {
     text.parse::<TaskId>()
         .map_err(|error| Error::InvalidField(Rejection::new(Reason::InvalidField, Some("task_id"), error.to_string())))
+}
+
+async fn explain(context: &Context, id: TaskId) -> Result<(), Failure> {
+    let explanation = explain::explain(&context.store()?, id).await?;
+    if context.is_json() {
+        return output::json(&explanation);
+    }
+    output::line(&output::plain(&format!(
+        "{}: {}",
+        explanation.state, explanation.summary
+    )))?;
+    let rows: Vec<(&str, String)> = explanation
+        .details
+        .iter()
+        .filter(|(_, value)| !value.is_null() && !value.as_array().is_some_and(Vec::is_empty))
+        .map(|(name, value)| {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            (name.as_str(), output::cut(&text, LONGEST))
+        })
+        .collect();
+    output::fields(&rows)
 }
 
 async fn cancel(context: &Context, id: &str, reason: Option<&str>) -> Result<(), Failure> {

@@ -7,6 +7,7 @@
 //!
 //! [`queue::TaskQueue`] and [`bus::EventBus`] offer the same to programs that link the library.
 
+pub mod audit;
 mod autoscale;
 pub mod backoff;
 pub mod builtin;
@@ -16,7 +17,9 @@ pub mod command_handler;
 pub mod dead_letters;
 pub mod defaults;
 mod detached;
+pub mod doctor;
 mod excerpt;
+pub mod explain;
 pub mod group;
 pub mod handler;
 pub mod holdings;
@@ -33,6 +36,7 @@ pub mod replica;
 mod report;
 pub mod request;
 pub mod retrying;
+mod safety;
 mod slots;
 mod snapshot;
 mod supported;

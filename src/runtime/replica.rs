@@ -24,7 +24,7 @@ use super::slots::Slots;
 use super::wakes::Wakes;
 use super::watch::OwnBeats;
 use super::work::Ended;
-use super::{autoscale, member, recall, snapshot, sweep, watch, work};
+use super::{autoscale, member, recall, safety, snapshot, sweep, watch, work};
 use crate::domain::id::{Partition, ReplicaId, TaskId};
 use crate::domain::retry::RetryPolicy;
 use crate::error::Error;
@@ -64,6 +64,8 @@ pub struct ReplicaOptions {
     pub retention: Option<Retention>,
     /// How often it publishes a snapshot of the statistics.
     pub snapshot_interval: Duration,
+    /// Whether a Redis that keeps nothing on disk is meant; else the start says aloud that it is not safe.
+    pub allow_no_persistence: bool,
 }
 
 impl ReplicaOptions {
@@ -84,6 +86,7 @@ impl ReplicaOptions {
             slow_task: Duration::from_secs(30),
             retention: Some(Retention::default()),
             snapshot_interval: Duration::from_secs(10),
+            allow_no_persistence: false,
         }
     }
 }
@@ -311,9 +314,13 @@ impl Replica {
     ///
     /// # Errors
     ///
-    /// A [`StoreError`] that no waiting can mend, such as keys of another release. An outage is waited out.
+    /// A [`StoreError`] that no waiting can mend, such as keys of another release or a server that must not be used. An
+    /// outage is waited out.
     pub async fn run(self) -> Result<(), StoreError> {
         let stop = self.handle.stop.clone();
+        if !safety::refuse_unfit(&self.store, self.options.allow_no_persistence, &stop).await? {
+            return Ok(());
+        }
         while !stop.is_cancelled() {
             let Some((run, queues)) = join(
                 &self.store,

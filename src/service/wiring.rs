@@ -189,6 +189,7 @@ fn replica_options(config: &Config, own: Handlers) -> Result<ReplicaOptions, Ser
         max_events: config.retention.max_events.get(),
         dead_letters: config.retention.dead_letters,
     });
+    options.allow_no_persistence = config.redis.allow_no_persistence;
     Ok(options)
 }
 

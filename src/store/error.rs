@@ -37,6 +37,9 @@ pub enum StoreError {
     /// Redis is too old, or not Redis.
     #[error("the server has no redis functions: redis 7.0 or newer, or valkey, is needed")]
     NoFunctions,
+    /// The server must not be used as it is; see [`super::health`].
+    #[error(transparent)]
+    Unfit(#[from] super::health::Unfit),
     /// An answer did not have the form that was expected.
     #[error("unexpected answer of `{0}`")]
     Protocol(&'static str),
@@ -57,6 +60,7 @@ impl StoreError {
             Self::Schema { .. }
             | Self::Partitions { .. }
             | Self::NoFunctions
+            | Self::Unfit(_)
             | Self::Protocol(_)
             | Self::Refused(_)
             | Self::InvalidUrl(_) => false,

@@ -18,6 +18,12 @@ impl Keys {
         }
     }
 
+    /// The prefix.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The stream that agents publish triggers to.
     #[must_use]
     pub fn triggers(&self) -> String {
@@ -53,6 +59,30 @@ impl Keys {
     #[must_use]
     pub(super) fn scratch(&self, partition: Partition) -> String {
         self.of(partition, "floor")
+    }
+
+    /// What a partition's task records begin with, and a star.
+    #[must_use]
+    pub(super) fn every_task(&self, partition: Partition) -> String {
+        self.of(partition, "t:*")
+    }
+
+    /// A key by its name behind the partition's prefix.
+    #[must_use]
+    pub fn behind(&self, partition: Partition, name: &str) -> String {
+        self.of(partition, name)
+    }
+
+    /// The queues that are paused, with who, why and when.
+    #[must_use]
+    pub fn paused(&self, partition: Partition) -> String {
+        self.of(partition, "paused")
+    }
+
+    /// The names of the tasks that a replica can run.
+    #[must_use]
+    pub fn can(&self, partition: Partition, replica: &str) -> String {
+        self.of(partition, &format!("can:{replica}"))
     }
 
     /// A key of one partition.
@@ -94,12 +124,6 @@ impl Keys {
     #[must_use]
     pub fn queues(&self, partition: Partition) -> String {
         self.of(partition, "queues")
-    }
-
-    /// The queues that nothing is handed out of.
-    #[must_use]
-    pub(super) fn paused(&self, partition: Partition) -> String {
-        self.of(partition, "paused")
     }
 
     /// The tasks that wait elsewhere than in their queues, counted.

@@ -11,7 +11,7 @@ use crate::domain::digest::sha256_hex;
 pub const SCHEMA: &str = "1";
 
 /// What the functions share, in the order in which later parts use earlier ones.
-const SHARED: [&str; 16] = [
+const SHARED: [&str; 17] = [
     include_str!("lua/context.lua"),
     include_str!("lua/record.lua"),
     include_str!("lua/event.lua"),
@@ -27,11 +27,12 @@ const SHARED: [&str; 16] = [
     include_str!("lua/clock.lua"),
     include_str!("lua/forget.lua"),
     include_str!("lua/admit.lua"),
+    include_str!("lua/agree.lua"),
     include_str!("lua/register.lua"),
 ];
 
 /// The functions, each part with its own.
-const FUNCTIONS: [&str; 26] = [
+const FUNCTIONS: [&str; 29] = [
     include_str!("lua/join.lua"),
     include_str!("lua/create.lua"),
     include_str!("lua/stage.lua"),
@@ -58,6 +59,9 @@ const FUNCTIONS: [&str; 26] = [
     include_str!("lua/scale.lua"),
     include_str!("lua/requeue.lua"),
     include_str!("lua/discard.lua"),
+    include_str!("lua/inspect.lua"),
+    include_str!("lua/repair.lua"),
+    include_str!("lua/rights.lua"),
 ];
 
 /// The library as Redis loads it.
@@ -139,6 +143,14 @@ pub enum Function {
     Requeue,
     /// Removes dead letters.
     Discard,
+    /// Looks at tasks at one moment of the log.
+    Inspect,
+    /// Walks over what tasks stand in.
+    Survey,
+    /// Mends what does not agree.
+    Repair,
+    /// Names the commands that the user may not use.
+    Rights,
 }
 
 impl Function {
@@ -173,6 +185,10 @@ impl Function {
             Self::Scale => "scale",
             Self::Requeue => "requeue",
             Self::Discard => "discard",
+            Self::Inspect => "inspect",
+            Self::Survey => "survey",
+            Self::Repair => "repair",
+            Self::Rights => "rights",
         }
     }
 

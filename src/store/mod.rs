@@ -27,10 +27,13 @@
 //! | `dead`, `dead:<id>` | dead letters by time, and each one's copy |
 //! | `gone:<id>` | what became of a rejected trigger's dead letter, for a day |
 //! | `refused:<entry>` | a refused command, for a day |
+//! | `paused` | hash: the queues that are paused, with who, why and when |
 //! | `rate` | hash: tasks ended in each of the last 64 seconds |
 //!
 //! Never decides policy, never sleeps, never retries a task: that is the runtime's.
 
+mod ahead;
+pub mod audit;
 pub mod cancels;
 mod circuits;
 mod connection;
@@ -41,6 +44,7 @@ pub mod doorbell;
 pub mod error;
 pub mod functions;
 pub mod groups;
+pub mod health;
 pub mod inbound;
 pub mod inspect;
 pub mod keys;

@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::domain::event::EntryId;
 use crate::domain::id::{Name, QueueName, ReplicaId, TaskId};
 use crate::domain::priority::Priority;
 use crate::domain::retry::RetryPolicy;
@@ -352,6 +353,8 @@ pub struct Record {
     pub is_staged: bool,
     /// What it has to do with other tasks.
     pub flags: Flags,
+    /// Its last entry in a task stream.
+    pub entry_id: EntryId,
     /// The replica and slot of its last attempt.
     pub owner: Option<(String, u16)>,
     /// When it was made, ms since the epoch.
@@ -383,7 +386,10 @@ impl Record {
         let retry_count = header.number(3)?;
         let max_retries = header.number(3)?;
         let seq = header.number(4)?;
-        header.skip(10);
+        let entry_id = EntryId {
+            ms: header.number(6)?,
+            number: header.number(4)?,
+        };
         let owner = header.take(ReplicaId::LENGTH);
         let slot = header.number(2)?;
         let created_ms = header.number(6)?;
@@ -409,6 +415,7 @@ impl Record {
             is_blocked: state == TaskState::Pending && place == b'B',
             is_staged: place == b'S',
             flags,
+            entry_id,
             owner: owner.starts_with("r-").then(|| (owner.to_owned(), slot)),
             created_ms,
             started_ms: (started_ms != 0).then_some(started_ms),
@@ -461,10 +468,6 @@ impl<'a> Cursor<'a> {
         let (front, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;
         front
-    }
-
-    fn skip(&mut self, count: usize) {
-        self.take(count);
     }
 
     fn byte(&mut self) -> u8 {

@@ -204,6 +204,7 @@ impl Store {
         let mut found = BTreeMap::new();
         for partition in self.partitions() {
             for stream in self.task_streams(partition).await? {
+                let stream = self.keys().behind(partition, &stream);
                 let mut after = "-".to_owned();
                 loop {
                     let pending = self.pending_ids(&stream, &after).await?;
@@ -279,21 +280,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// The streams of a partition that tasks run from.
-    async fn task_streams(&self, partition: Partition) -> Result<Vec<String>, StoreError> {
-        use crate::domain::priority::Priority;
-        let mut streams = Vec::new();
-        for queue in self.queue_names(partition).await? {
-            streams.extend(Priority::ALL.map(|priority| self.keys().queue(partition, &queue, priority)));
-        }
-        for name in self.members(&self.keys().parks(partition)).await? {
-            if let Ok(name) = name.parse() {
-                streams.extend(Priority::ALL.map(|priority| self.keys().parked(partition, &name, priority)));
-            }
-        }
-        Ok(streams)
     }
 }
 

@@ -27,7 +27,7 @@ pub struct RedisConfig {
     pub ca_file: Option<PathBuf>,
     /// Whether to load the function library on start; else a deploy user runs `waooaw functions load`.
     pub load_functions: bool,
-    /// Whether to start on a Redis that keeps nothing on disk.
+    /// Whether a Redis that keeps nothing on disk is meant.
     pub allow_no_persistence: bool,
     /// The longest wait for a connection.
     pub connect_timeout: Duration,

@@ -7,6 +7,7 @@ use waooaw_orchestration::{TaskId, TaskState};
 
 use super::log::{Log, LogEvent};
 use super::redis::TestRedis;
+use super::scene::{told, verify};
 use super::{holds, wait_for};
 
 /// A task as the events tell it; what counts against its retries, of its last life.
@@ -44,6 +45,9 @@ pub(crate) async fn check(redis: &TestRedis) {
     check_store(redis, &tasks).await;
     check_streams(redis, &tasks).await;
     check_statistics(&log, &tasks, &redis.queue().await.get_statistics().await.unwrap());
+    // What users have, which must come to the same.
+    let report = verify(&redis.store()).await;
+    assert!(report.ok, "{}", told(&report.violations));
 }
 
 /// Checks, and that every task has ended.

@@ -1,0 +1,142 @@
+//! What can be wrong with a history, and which guarantee that breaks.
+
+use std::fmt;
+
+use super::guarantee::Guarantee;
+use crate::domain::event::EventType;
+use crate::domain::id::TaskId;
+use crate::domain::state::TaskState;
+
+/// What is wrong with one subject's history.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Flaw {
+    /// Numbers are missing.
+    #[error("number {found} follows where {expected} is due")]
+    Gap {
+        /// The number that is due.
+        expected: u64,
+        /// The number that stands there.
+        found: u64,
+    },
+    /// A number comes a second time.
+    #[error("number {0} comes a second time")]
+    Repeat(u64),
+    /// An entry that is no event.
+    #[error("the entry is no event")]
+    NoEvent,
+    /// An event of a task whose subject is none.
+    #[error("`{0}` of a subject that is no task")]
+    NoTask(EventType),
+    /// Something happens to a task that was not created.
+    #[error("`{0}` before the task was created")]
+    NotCreated(EventType),
+    /// A task is created a second time.
+    #[error("created a second time")]
+    CreatedTwice,
+    /// A task is created by something else than the trigger that it names.
+    #[error("created because of `{cause}`, but its trigger is `{trigger}`")]
+    OtherTrigger {
+        /// What the event names as its cause.
+        cause: String,
+        /// What the payload names as the trigger.
+        trigger: String,
+    },
+    /// A move that the state does not allow: a start of what runs, an end of what ended, an end without a start.
+    #[error("`{event}` of a task that is {state}")]
+    IllegalMove {
+        /// The state before.
+        state: TaskState,
+        /// What is said to have happened.
+        event: EventType,
+    },
+    /// An attempt that does not count on.
+    #[error("attempt {found} starts after attempt {before}")]
+    AttemptNotRising {
+        /// The attempt before.
+        before: u64,
+        /// The attempt that is said to start.
+        found: u64,
+    },
+    /// A retry that does not count on.
+    #[error("retry {found} follows where {expected} is due")]
+    RetryNotCounted {
+        /// The number that is due.
+        expected: u32,
+        /// The number that stands there.
+        found: u32,
+    },
+    /// A life that is not the next one.
+    #[error("life {found} begins after life {before}")]
+    LifeNotNext {
+        /// The life before.
+        before: u64,
+        /// The life that is said to begin.
+        found: u64,
+    },
+    /// A life begins out of another dead letter than that of the life before.
+    #[error("requeued out of the dead letter `{found}`, but lay in `{expected}`")]
+    OtherDeadLetter {
+        /// The dead letter of the life before.
+        expected: String,
+        /// The one that is named.
+        found: String,
+    },
+    /// The chain changes within one task.
+    #[error("the correlation id changes to `{0}`")]
+    OtherChain(String),
+    /// A task starts although what it depends on has not ended.
+    #[error("starts before `{0}` has ended, which it depends on")]
+    StartedTooEarly(TaskId),
+    /// The log is over and the task is not.
+    #[error("the task is still {0} at the end of the log")]
+    Unfinished(TaskState),
+    /// A task failed for good and nothing says that it is kept.
+    #[error("the task is {0} and lies in no dead letter")]
+    NotBuried(TaskState),
+}
+
+impl Flaw {
+    /// Which guarantee it breaks.
+    #[must_use]
+    pub const fn guarantee(&self) -> Guarantee {
+        match self {
+            Self::Gap { .. } | Self::Repeat(_) | Self::NoEvent => Guarantee::Sequence,
+            Self::CreatedTwice | Self::NotCreated(_) | Self::OtherTrigger { .. } => Guarantee::OncePerTrigger,
+            Self::IllegalMove { state, .. } => {
+                // What comes after an end is more than a wrong turn.
+                if state.is_terminal() {
+                    Guarantee::OneEndPerLife
+                } else {
+                    Guarantee::LegalPath
+                }
+            }
+            Self::Unfinished(_) => Guarantee::OneEndPerLife,
+            Self::NoTask(_) | Self::OtherChain(_) | Self::AttemptNotRising { .. } => Guarantee::LegalPath,
+            Self::RetryNotCounted { .. } => Guarantee::RetryBudget,
+            Self::StartedTooEarly(_) => Guarantee::Dependencies,
+            Self::LifeNotNext { .. } => Guarantee::LegalPath,
+            Self::OtherDeadLetter { .. } | Self::NotBuried(_) => Guarantee::DeadLetters,
+        }
+    }
+}
+
+/// A flaw and where it shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Whose history it is.
+    pub subject: String,
+    /// The entry of the log at which it shows; `None` for what shows only at the end.
+    pub entry_id: Option<String>,
+    /// What is wrong.
+    pub flaw: Flaw,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.entry_id {
+            Some(entry_id) => write!(f, "{} at {entry_id}: {}", self.subject, self.flaw),
+            None => write!(f, "{}: {}", self.subject, self.flaw),
+        }
+    }
+}

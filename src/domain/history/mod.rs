@@ -1,0 +1,739 @@
+//! Reads a log in order and names everything in it that can not be.
+//!
+//! Each subject's events are numbered from 1 without a gap; a task's events, folded over the table of states, must be
+//! legal moves from one `created` to exactly one end a life. Pure: events go in, violations come out. A log may be read
+//! from its middle on, where its beginning was trimmed, and while the system works: [`History`] stands at one entry, and
+//! what it says of each task is how things were when that entry was written.
+//!
+//! Knows nothing of the stored state and of triggers: whether those agree with the log is asked elsewhere.
+
+mod flaw;
+mod guarantee;
+mod life;
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::event::{EntryId, Event, EventType};
+use super::id::TaskId;
+use super::state::TaskState;
+pub use flaw::{Flaw, Violation};
+pub use guarantee::Guarantee;
+use life::Counted;
+pub use life::TaskLife;
+
+/// What a whole log amounts to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verdict {
+    /// How many events were read.
+    pub events: u64,
+    /// How many subjects they are about.
+    pub subjects: u64,
+    /// How many tasks ended up in which state, by the log alone.
+    pub tasks: BTreeMap<&'static str, u64>,
+    /// What can not be, in the order in which it shows.
+    pub violations: Vec<Violation>,
+}
+
+/// How much of the log was there to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Beginning {
+    /// Everything that ever happened.
+    #[default]
+    Whole,
+    /// Only what came later: subjects may turn up with a number above 1.
+    Cut,
+}
+
+/// Redis lost its last moments, and somebody noticed.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Cut {
+    /// The entry that says so.
+    pub entry_id: String,
+    /// Who says so.
+    pub source_agent: String,
+    /// The newest entry that was seen before.
+    pub last_seen: String,
+    /// The newest entry that was left.
+    pub now_at: String,
+}
+
+/// A dead letter as the log tells of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Letter {
+    /// Where its making stands.
+    pub made: EntryId,
+    /// Whether it was requeued or discarded since.
+    pub is_gone: bool,
+}
+
+/// A log as far as it was read.
+#[derive(Debug, Default)]
+pub struct History {
+    beginning: Beginning,
+    position: EntryId,
+    events: u64,
+    tasks: HashMap<TaskId, (u64, TaskLife)>,
+    others: HashMap<Box<str>, (u64, EntryId)>,
+    letters: HashMap<Box<str>, Letter>,
+    /// Parts that were removed before they were read: behind the first entry, up to the second.
+    holes: Vec<(EntryId, EntryId)>,
+    cuts: Vec<Cut>,
+    started: u64,
+    duration_ms: u64,
+    violations: Vec<Violation>,
+}
+
+/// Reads a whole log of a system that is at rest.
+#[must_use]
+pub fn verify<'a>(events: impl IntoIterator<Item = &'a Event>) -> Verdict {
+    let mut history = History::default();
+    for event in events {
+        history.read(event);
+    }
+    history.close()
+}
+
+impl History {
+    /// Nothing read yet, behind the entry `after`.
+    #[must_use]
+    pub fn behind(after: EntryId, beginning: Beginning) -> Self {
+        Self {
+            beginning,
+            position: after,
+            ..Self::default()
+        }
+    }
+
+    /// Reads the next event of the log.
+    pub fn read(&mut self, event: &Event) {
+        self.events += 1;
+        let at = event.entry_id.parse().unwrap_or(self.position);
+        self.position = self.position.max(at);
+        let mut flaws = Vec::new();
+        // Types of later versions only count as numbers.
+        let kind = EventType::of(&event.event_type);
+        match event.subject().parse() {
+            Ok(id) if event.event_type.starts_with("orchestration.task.") => {
+                self.read_task(id, kind, event, at, &mut flaws);
+            }
+            Ok(_) | Err(_) => self.read_other(kind, event, at, &mut flaws),
+        }
+        self.violations.extend(flaws.into_iter().map(|flaw| Violation {
+            subject: event.subject().to_owned(),
+            entry_id: Some(event.entry_id.clone()),
+            flaw,
+        }));
+    }
+
+    /// An entry of the log is no event.
+    pub fn read_stranger(&mut self, entry_id: &str) {
+        self.violations.push(Violation {
+            subject: entry_id.to_owned(),
+            entry_id: Some(entry_id.to_owned()),
+            flaw: Flaw::NoEvent,
+        });
+    }
+
+    /// What stands behind the position up to this entry was removed before it could be read.
+    pub fn skip_to(&mut self, upto: EntryId) {
+        if upto > self.position {
+            self.holes.push((self.position, upto));
+            self.position = upto;
+        }
+    }
+
+    /// The entry up to which it was read.
+    #[must_use]
+    pub const fn position(&self) -> EntryId {
+        self.position
+    }
+
+    /// Says that it was read up to this entry, behind which there may be none for a while.
+    pub fn advance(&mut self, to: EntryId) {
+        self.position = self.position.max(to);
+    }
+
+    /// Whether everything that ever happened was read.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.beginning == Beginning::Whole && self.holes.is_empty()
+    }
+
+    /// A task with the number of its last event.
+    #[must_use]
+    pub fn task(&self, id: TaskId) -> Option<(u64, &TaskLife)> {
+        self.tasks.get(&id).map(|(seq, life)| (*seq, life))
+    }
+
+    /// All tasks, in no order.
+    pub fn tasks(&self) -> impl Iterator<Item = (TaskId, &TaskLife)> {
+        self.tasks.iter().map(|(id, (_, life))| (*id, life))
+    }
+
+    /// A dead letter.
+    #[must_use]
+    pub fn letter(&self, id: &str) -> Option<Letter> {
+        self.letters.get(id).copied()
+    }
+
+    /// All dead letters, in no order.
+    pub fn letters(&self) -> impl Iterator<Item = (&str, Letter)> {
+        self.letters.iter().map(|(id, letter)| (&**id, *letter))
+    }
+
+    /// How many events were read, and how many subjects they are about.
+    #[must_use]
+    pub fn size(&self) -> (u64, u64) {
+        (self.events, (self.tasks.len() + self.others.len()) as u64)
+    }
+
+    /// How many attempts started, and how long those that completed took together, in milliseconds.
+    #[must_use]
+    pub const fn work(&self) -> (u64, u64) {
+        (self.started, self.duration_ms)
+    }
+
+    /// Where Redis lost its last moments.
+    #[must_use]
+    pub fn cuts(&self) -> &[Cut] {
+        &self.cuts
+    }
+
+    /// How many tasks are in which state, by the log alone.
+    #[must_use]
+    pub fn states(&self) -> BTreeMap<&'static str, u64> {
+        let mut tasks = BTreeMap::new();
+        for (_, life) in self.tasks.values() {
+            if let Some(state) = life.state {
+                *tasks.entry(state.as_str()).or_default() += 1;
+            }
+        }
+        tasks
+    }
+
+    /// What was found so far, taken out.
+    pub fn take_violations(&mut self) -> Vec<Violation> {
+        std::mem::take(&mut self.violations)
+    }
+
+    /// Tasks that failed for good and that nothing says is kept. A failure and its dead letter are written in one step,
+    /// so this holds at every entry that ends a step.
+    #[must_use]
+    pub fn unburied(&self) -> Vec<Violation> {
+        let mut found: Vec<_> = self
+            .tasks
+            .iter()
+            .filter_map(|(id, (_, life))| match life.state {
+                Some(state @ (TaskState::Failed | TaskState::Timeout)) if !life.is_buried => {
+                    Some((*id, Flaw::NotBuried(state)))
+                }
+                _ => None,
+            })
+            .collect();
+        found.sort_unstable_by_key(|(id, _)| *id);
+        found.into_iter().map(|(id, flaw)| at_end(id, flaw)).collect()
+    }
+
+    /// The log is over and the system at rest: what did not end is a violation.
+    #[must_use]
+    pub fn close(mut self) -> Verdict {
+        let mut unfinished: Vec<_> = self
+            .tasks
+            .iter()
+            .filter_map(|(id, (_, life))| Some((*id, life.state.filter(|state| !state.is_terminal())?)))
+            .collect();
+        unfinished.sort_unstable_by_key(|(id, _)| *id);
+        let unfinished = unfinished
+            .into_iter()
+            .map(|(id, state)| at_end(id, Flaw::Unfinished(state)));
+        let mut violations = self.take_violations();
+        violations.extend(unfinished);
+        violations.extend(self.unburied());
+        let (events, subjects) = self.size();
+        Verdict {
+            events,
+            subjects,
+            tasks: self.states(),
+            violations,
+        }
+    }
+
+    /// Whether events of a subject between two entries may have been removed before they were read.
+    fn may_miss(&self, last: Option<EntryId>, at: EntryId) -> bool {
+        match last {
+            None => self.beginning == Beginning::Cut || !self.holes.is_empty(),
+            Some(last) => self.holes.iter().any(|(from, upto)| last <= *from && at > *upto),
+        }
+    }
+
+    /// Whether an event counts on; `None` for one that is to be passed over.
+    fn count(&self, known: Option<(u64, EntryId)>, found: u64, at: EntryId, flaws: &mut Vec<Flaw>) -> Option<bool> {
+        let expected = known.map_or(0, |(seq, _)| seq) + 1;
+        if found < expected {
+            flaws.push(Flaw::Repeat(found));
+            return None;
+        }
+        let is_next = found == expected;
+        if !is_next && !self.may_miss(known.map(|(_, last)| last), at) {
+            flaws.push(Flaw::Gap { expected, found });
+            return Some(true);
+        }
+        Some(is_next)
+    }
+
+    fn read_task(&mut self, id: TaskId, kind: Option<EventType>, event: &Event, at: EntryId, flaws: &mut Vec<Flaw>) {
+        let known = self.tasks.get(&id).map(|(seq, life)| (*seq, life.last));
+        let Some(is_next) = self.count(known, event.seq(), at, flaws) else {
+            return;
+        };
+        let Some(kind) = kind else {
+            let unknown = || (0, TaskLife::unknown(event, at));
+            let (seq, life) = self.tasks.entry(id).or_insert_with(unknown);
+            (*seq, life.last) = (event.seq(), at);
+            return;
+        };
+        let counted = Counted::of(event);
+        self.note(kind, &counted, at);
+        let entry = self.tasks.remove(&id);
+        let life = match (entry, kind) {
+            (None, EventType::TaskCreated) => {
+                let trigger = counted.trigger_event_id.as_deref().unwrap_or_default();
+                if counted.saga_id.is_none() && event.causation_id != trigger {
+                    flaws.push(Flaw::OtherTrigger {
+                        cause: event.causation_id.clone(),
+                        trigger: trigger.to_owned(),
+                    });
+                }
+                TaskLife::created(event, &counted, at)
+            }
+            (None, _) => {
+                if is_next {
+                    flaws.push(Flaw::NotCreated(kind));
+                }
+                TaskLife::found(kind, event, &counted, at)
+            }
+            (Some((_, mut life)), EventType::TaskCreated) => {
+                flaws.push(Flaw::CreatedTwice);
+                life.last = at;
+                life
+            }
+            (Some((_, mut life)), _) => {
+                if !is_next {
+                    life.lose_track();
+                }
+                let is_over = |id: TaskId| Some(self.tasks.get(&id)?.1.state?.is_terminal());
+                life.follow(kind, event, &counted, at, flaws, is_over);
+                life
+            }
+        };
+        self.tasks.insert(id, (event.seq(), life));
+    }
+
+    fn read_other(&mut self, kind: Option<EventType>, event: &Event, at: EntryId, flaws: &mut Vec<Flaw>) {
+        let subject = event.subject();
+        let known = self.others.get(subject).copied();
+        if self.count(known, event.seq(), at, flaws).is_none() {
+            return;
+        }
+        self.others.insert(subject.into(), (event.seq(), at));
+        let Some(kind) = kind else { return };
+        if kind.as_str().starts_with("orchestration.task.") {
+            flaws.push(Flaw::NoTask(kind));
+            return;
+        }
+        let counted = Counted::of(event);
+        self.note(kind, &counted, at);
+        if kind == EventType::HistoryRolledBack {
+            self.cuts.push(Cut {
+                entry_id: event.entry_id.clone(),
+                source_agent: event.source_agent.clone(),
+                last_seen: counted.last_seen.unwrap_or_default(),
+                now_at: counted.now_at.unwrap_or_default(),
+            });
+        }
+    }
+
+    /// What an event means for sums and dead letters.
+    fn note(&mut self, kind: EventType, counted: &Counted, at: EntryId) {
+        match kind {
+            EventType::TaskStarted => self.started += 1,
+            EventType::TaskCompleted => self.duration_ms += counted.duration_ms.unwrap_or(0),
+            EventType::TaskDeadLettered | EventType::TriggerRejected => {
+                if let Some(id) = counted.dead_letter_id.as_deref() {
+                    let letter = Letter {
+                        made: at,
+                        is_gone: false,
+                    };
+                    self.letters.insert(id.into(), letter);
+                }
+            }
+            EventType::TaskRequeued => self.lose_letter(counted.dead_letter_id.as_deref(), at),
+            EventType::OperatorAction => {
+                if matches!(counted.action.as_deref(), Some("discard" | "requeue")) {
+                    self.lose_letter(counted.target.as_deref(), at);
+                }
+            }
+            EventType::TaskCreated
+            | EventType::TaskRetryScheduled
+            | EventType::TaskReleased
+            | EventType::TaskFailed
+            | EventType::TaskTimeout
+            | EventType::TaskCancelled
+            | EventType::CommandRefused
+            | EventType::WorkflowStarted
+            | EventType::WorkflowCompleted
+            | EventType::WorkflowFailed
+            | EventType::WorkflowCancelled
+            | EventType::SagaStarted
+            | EventType::SagaStepStarted
+            | EventType::SagaStepCompleted
+            | EventType::SagaStepFailed
+            | EventType::SagaCompensating
+            | EventType::SagaStepCompensated
+            | EventType::SagaStepCompensationFailed
+            | EventType::SagaStepLateSuccess
+            | EventType::SagaCompleted
+            | EventType::SagaCompensated
+            | EventType::SagaFailed
+            | EventType::SagaResumed
+            | EventType::WorkerPoolStatus
+            | EventType::HistoryRolledBack
+            | EventType::MetricsSnapshot => {}
+        }
+    }
+
+    fn lose_letter(&mut self, id: Option<&str>, at: EntryId) {
+        let Some(id) = id else { return };
+        let letter = self.letters.entry(id.into()).or_insert(Letter {
+            made: at,
+            is_gone: true,
+        });
+        letter.is_gone = true;
+    }
+}
+
+fn at_end(id: TaskId, flaw: Flaw) -> Violation {
+    Violation {
+        subject: id.to_string(),
+        entry_id: None,
+        flaw,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    const TASK: &str = "00000000-0000-8000-8000-000000000000";
+
+    /// An event of one task: type without `orchestration.task.`, number, attempt.
+    type Row = (&'static str, u64, u64);
+
+    fn log(rows: &[Row]) -> Vec<Event> {
+        let rows = rows.iter().zip(1..);
+        rows.map(|((kind, seq, attempt), place)| Event {
+            entry_id: format!("{place}-0"),
+            event_type: format!("orchestration.task.{kind}"),
+            source_agent: "orchestration-runtime/r-00000000".to_owned(),
+            event_id: format!("{TASK}/{seq}"),
+            correlation_id: "c".to_owned(),
+            causation_id: String::new(),
+            timestamp: "2026-01-31T12:00:00.000Z".to_owned(),
+            payload: RawValue::from_string(format!(r#"{{"attempt":{attempt}}}"#)).unwrap(),
+            traceparent: None,
+            tracestate: None,
+        })
+        .collect()
+    }
+
+    fn flaws(rows: &[Row]) -> Vec<String> {
+        let violations = verify(&log(rows)).violations;
+        let text = violations
+            .iter()
+            .map(|violation| violation.to_string().replacen(TASK, "t", 1));
+        text.collect()
+    }
+
+    #[test]
+    fn every_way_to_live_is_without_flaw() {
+        let lives: [&[Row]; 5] = [
+            &[("created", 1, 0), ("started", 2, 1), ("completed", 3, 1)],
+            &[("created", 1, 0), ("cancelled", 2, 0)],
+            &[
+                ("created", 1, 0),
+                ("started", 2, 1),
+                ("retry_scheduled", 3, 1),
+                ("started", 4, 2),
+                ("released", 5, 2),
+                ("started", 6, 3),
+                ("cancelled", 7, 3),
+            ],
+            &[
+                ("created", 1, 0),
+                ("started", 2, 1),
+                ("timeout", 3, 1),
+                ("dead_lettered", 4, 1),
+            ],
+            &[
+                ("created", 1, 0),
+                ("started", 2, 1),
+                ("failed", 3, 1),
+                ("dead_lettered", 4, 1),
+                ("requeued", 5, 1),
+                ("started", 6, 2),
+                ("failed", 7, 2),
+                ("dead_lettered", 8, 2),
+            ],
+        ];
+
+        for life in lives {
+            assert_eq!(flaws(life), Vec::<String>::new());
+        }
+        let verdict = verify(&log(lives[3]));
+        assert_eq!((verdict.events, verdict.subjects), (4, 1));
+        assert_eq!(verdict.tasks, BTreeMap::from([("TIMEOUT", 1)]));
+    }
+
+    #[test]
+    fn each_broken_history_shows_its_one_flaw() {
+        let cases: [(&[Row], &str); 13] = [
+            (
+                &[("created", 1, 0), ("started", 3, 1), ("completed", 4, 1)],
+                "t at 2-0: number 3 follows where 2 is due",
+            ),
+            (
+                &[("created", 2, 0), ("started", 3, 1), ("completed", 4, 1)],
+                "t at 1-0: number 2 follows where 1 is due",
+            ),
+            (
+                &[
+                    ("created", 1, 0),
+                    ("started", 2, 1),
+                    ("completed", 3, 1),
+                    ("completed", 3, 1),
+                ],
+                "t at 4-0: number 3 comes a second time",
+            ),
+            (
+                &[("started", 1, 1), ("completed", 2, 1)],
+                "t at 1-0: `orchestration.task.started` before the task was created",
+            ),
+            (
+                &[
+                    ("created", 1, 0),
+                    ("created", 2, 0),
+                    ("started", 3, 1),
+                    ("completed", 4, 1),
+                ],
+                "t at 2-0: created a second time",
+            ),
+            (
+                &[("created", 1, 0), ("completed", 2, 0)],
+                "t at 2-0: `orchestration.task.completed` of a task that is PENDING",
+            ),
+            (
+                &[
+                    ("created", 1, 0),
+                    ("started", 2, 1),
+                    ("started", 3, 2),
+                    ("completed", 4, 2),
+                ],
+                "t at 3-0: `orchestration.task.started` of a task that is RUNNING",
+            ),
+            (
+                &[
+                    ("created", 1, 0),
+                    ("started", 2, 1),
+                    ("completed", 3, 1),
+                    ("cancelled", 4, 1),
+                ],
+                "t at 4-0: `orchestration.task.cancelled` of a task that is COMPLETED",
+            ),
+            (
+                &[
+                    ("created", 1, 0),
+                    ("cancelled", 2, 0),
+                    ("requeued", 3, 0),
+                    ("cancelled", 4, 0),
+                ],
+                "t at 3-0: `orchestration.task.requeued` of a task that is CANCELLED",
+            ),
+            (
+                &[
+                    ("created", 1, 0),
+                    ("started", 2, 1),
+                    ("completed", 3, 1),
+                    ("dead_lettered", 4, 1),
+                ],
+                "t at 4-0: `orchestration.task.dead_lettered` of a task that is COMPLETED",
+            ),
+            (
+                &[
+                    ("created", 1, 0),
+                    ("started", 2, 1),
+                    ("retry_scheduled", 3, 1),
+                    ("started", 4, 1),
+                    ("completed", 5, 1),
+                ],
+                "t at 4-0: attempt 1 starts after attempt 1",
+            ),
+            (
+                &[("created", 1, 0), ("started", 2, 1)],
+                "t: the task is still RUNNING at the end of the log",
+            ),
+            (
+                &[("created", 1, 0), ("started", 2, 1), ("failed", 3, 1)],
+                "t: the task is FAILED and lies in no dead letter",
+            ),
+        ];
+
+        for (rows, flaw) in cases {
+            assert_eq!(flaws(rows), [flaw], "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn a_task_stays_in_its_chain() {
+        let mut events = log(&[("created", 1, 0), ("cancelled", 2, 0)]);
+        "d".clone_into(&mut events[1].correlation_id);
+
+        let violations = verify(&events).violations;
+
+        assert_eq!(
+            violations[0].to_string(),
+            format!("{TASK} at 2-0: the correlation id changes to `d`")
+        );
+        assert_eq!(violations.len(), 1);
+    }
+
+    #[test]
+    fn what_is_of_a_later_version_only_has_to_count_on() {
+        let mut events = log(&[("of_a_later_version", 1, 0), ("of_a_later_version", 3, 0)]);
+
+        let verdict = verify(&events);
+
+        assert_eq!(verdict.violations.len(), 1);
+        assert_eq!(verdict.violations[0].flaw, Flaw::Gap { expected: 2, found: 3 });
+        assert!(verdict.tasks.is_empty());
+        for event in &mut events {
+            "orchestration.group.of_a_later_version".clone_into(&mut event.event_type);
+        }
+        assert_eq!(verify(&events).violations.len(), 1);
+    }
+
+    fn event(subject: &str, seq: u64, kind: &str, payload: &str, place: u64) -> Event {
+        let mut event = log(&[("created", seq, 0)]).remove(0);
+        event.entry_id = format!("{place}-0");
+        event.event_id = format!("{subject}/{seq}");
+        event.event_type = format!("orchestration.{kind}");
+        event.payload = RawValue::from_string(payload.to_owned()).unwrap();
+        event
+    }
+
+    #[test]
+    fn a_task_is_created_by_the_trigger_that_it_names_and_its_retries_count_on() {
+        let events = [
+            event(
+                TASK,
+                1,
+                "task.created",
+                r#"{"attempt":0,"trigger_event_id":"other"}"#,
+                1,
+            ),
+            event(TASK, 2, "task.started", r#"{"attempt":1}"#, 2),
+            event(TASK, 3, "task.retry_scheduled", r#"{"attempt":1,"retry_count":2}"#, 3),
+            event(TASK, 4, "task.cancelled", r#"{"attempt":1}"#, 4),
+        ];
+
+        let violations = verify(&events).violations;
+
+        let found: Vec<_> = violations.iter().map(|one| one.flaw.guarantee()).collect();
+        assert_eq!(
+            found,
+            [Guarantee::OncePerTrigger, Guarantee::RetryBudget],
+            "{violations:?}"
+        );
+    }
+
+    #[test]
+    fn a_task_starts_after_the_end_of_what_it_depends_on() {
+        let first = "00000000-0000-8000-8000-000000001000";
+        let created = format!(r#"{{"attempt":0,"trigger_event_id":"","blocked_by":["{first}"]}}"#);
+        let log = |end: &str| {
+            vec![
+                event(first, 1, "task.created", r#"{"attempt":0,"trigger_event_id":""}"#, 1),
+                event(TASK, 1, "task.created", &created, 2),
+                event(first, 2, end, r#"{"attempt":1}"#, 3),
+                event(TASK, 2, "task.started", r#"{"attempt":1}"#, 4),
+                event(TASK, 3, "task.completed", r#"{"attempt":1}"#, 5),
+            ]
+        };
+
+        assert_eq!(verify(&log("task.cancelled")).violations, []);
+        let early = verify(&log("task.started")).violations;
+        assert_eq!(early[0].flaw, Flaw::StartedTooEarly(first.parse().unwrap()));
+    }
+
+    #[test]
+    fn a_log_without_its_beginning_shows_no_gap_but_later_ones_do() {
+        let rows: &[Row] = &[("started", 2, 1), ("completed", 3, 1)];
+        let read = |rows: &[Row]| {
+            let mut history = History::behind(EntryId::default(), Beginning::Cut);
+            for event in &log(rows) {
+                history.read(event);
+            }
+            history.close()
+        };
+
+        assert_eq!(read(rows).violations, []);
+        assert_eq!(read(rows).tasks, BTreeMap::from([("COMPLETED", 1)]));
+        assert_eq!(read(&[("started", 2, 1), ("completed", 4, 1)]).violations.len(), 1);
+        assert_eq!(read(&[("dead_lettered", 5, 3)]).violations, []);
+    }
+
+    #[test]
+    fn what_was_trimmed_under_the_reader_is_no_gap() {
+        let mut events = log(&[("created", 1, 0), ("started", 2, 1), ("completed", 5, 2)]);
+        events[2].entry_id = "9-0".to_owned();
+        let read = |hole: Option<&str>| {
+            let mut history = History::default();
+            history.read(&events[0]);
+            history.read(&events[1]);
+            if let Some(upto) = hole {
+                history.skip_to(upto.parse().unwrap());
+            }
+            history.read(&events[2]);
+            history.close().violations
+        };
+
+        assert_eq!(read(Some("7-0")), []);
+        assert_eq!(read(None)[0].flaw, Flaw::Gap { expected: 3, found: 5 });
+    }
+
+    #[test]
+    fn dead_letters_come_and_go_and_cuts_are_kept() {
+        let mut history = History::default();
+        for event in [
+            event("a.1", 1, "trigger.rejected", r#"{"dead_letter_id":"a.1"}"#, 1),
+            event("b.1", 1, "trigger.rejected", r#"{"dead_letter_id":"b.1"}"#, 2),
+            event("r-1", 1, "operator.action", r#"{"action":"discard","target":"a.1"}"#, 3),
+            event(
+                "r-1",
+                2,
+                "history.rolled_back",
+                r#"{"last_seen":"9-0","now_at":"2-0"}"#,
+                4,
+            ),
+        ] {
+            history.read(&event);
+        }
+
+        assert!(history.letter("a.1").is_some_and(|letter| letter.is_gone));
+        assert!(history.letter("b.1").is_some_and(|letter| !letter.is_gone));
+        assert_eq!(history.cuts()[0].now_at, "2-0");
+        assert_eq!(history.close().violations, []);
+    }
+}

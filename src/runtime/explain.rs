@@ -1,0 +1,435 @@
+//! Says why a task does not run, or where it does.
+//!
+//! One code for programs, one sentence for people, and details by name. Nothing is guessed from times: each reason is
+//! read from what the functions themselves go by.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::domain::id::{Partition, TaskId};
+use crate::domain::priority::Priority;
+use crate::domain::state::TaskState;
+use crate::error::Error;
+use crate::store::document::timestamp;
+use crate::store::record::Record;
+use crate::store::{Store, StoreError};
+
+/// How many entries ahead are counted one by one; beyond it the number is a lower bound.
+const COUNTED_MAX: usize = 10_000;
+/// How many tasks are named that another waits for.
+const NAMED_MAX: usize = 20;
+
+/// Why a task is where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Why {
+    /// It waits for other tasks to end.
+    Blocked,
+    /// It waits for the time that was asked for.
+    Delayed,
+    /// Its last attempt failed, and the pause before the next is not over.
+    RetryWait,
+    /// Its queue is paused.
+    QueuePaused,
+    /// No live replica runs tasks of its name.
+    NoHandler,
+    /// As many tasks run as may.
+    LimitReached,
+    /// No replica lives at all.
+    NoReplicas,
+    /// Others are before it.
+    Waiting,
+    /// It is the next to be taken.
+    Next,
+    /// It runs.
+    Running,
+    /// It runs for a replica that has fallen silent and will be taken back.
+    OwnerSilent,
+    /// It ended.
+    Ended,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explanation {
+    /// The task.
+    pub task_id: String,
+    /// Its state.
+    pub state: &'static str,
+    /// Why.
+    pub reason: Why,
+    /// The same as a sentence.
+    pub summary: String,
+    /// What it is about, by name; which names there are depends on the reason.
+    pub details: Map<String, Value>,
+}
+
+/// Who lives and what they can run.
+struct Fleet {
+    replicas: Vec<Member>,
+}
+
+struct Member {
+    id: String,
+    seen_ms: i64,
+    workers: u64,
+    names: Vec<String>,
+}
+
+/// A replica that was not heard of for so long, in ms, counts as silent here; whoever takes over goes by its own clock.
+const SILENT_MS: i64 = 8000;
+
+/// Explains a task.
+///
+/// # Errors
+///
+/// [`Error::TaskNotFound`], [`Error::RedisUnavailable`].
+pub async fn explain(store: &Store, id: TaskId) -> Result<Explanation, Error> {
+    let Some(record) = store.task(id).await? else {
+        return Err(Error::TaskNotFound(id.to_string()));
+    };
+    let now_ms = store.now_ms().await?;
+    let (reason, summary, details) = match record.state {
+        TaskState::Pending => pending(store, &record, now_ms).await?,
+        TaskState::Running => running(store, &record, now_ms).await?,
+        TaskState::Completed | TaskState::Failed | TaskState::Timeout | TaskState::Cancelled => {
+            ended(store, &record).await?
+        }
+    };
+    let Value::Object(details) = details else {
+        return Err(Error::Store(StoreError::Protocol("explain")));
+    };
+    Ok(Explanation {
+        task_id: id.to_string(),
+        state: record.state.as_str(),
+        reason,
+        summary,
+        details,
+    })
+}
+
+type Answer = (Why, String, Value);
+
+async fn pending(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, StoreError> {
+    if record.is_blocked {
+        return blocked(store, record).await;
+    }
+    if record.is_delayed {
+        return delayed(store, record, now_ms).await;
+    }
+    let partition = record.id.partition();
+    let (queue, name) = (record.body.queue.to_string(), &record.body.task_name);
+    if let Some(pause) = store.pause_of(partition, &queue).await? {
+        let pause: Value = serde_json::from_str(&pause).unwrap_or_default();
+        let by = pause["actor"]
+            .as_str()
+            .map_or_else(String::new, |actor| format!(" by {actor}"));
+        let summary = format!("its queue `{queue}` is paused{by}");
+        return Ok((Why::QueuePaused, summary, json!({ "queue": queue, "pause": pause })));
+    }
+    let fleet = fleet(store, partition, now_ms).await?;
+    let living: Vec<&Member> = fleet.living(now_ms).collect();
+    if living.is_empty() {
+        let summary = "no replica lives; tasks run when one does".to_owned();
+        let silent: Vec<&str> = fleet.replicas.iter().map(|member| &*member.id).collect();
+        return Ok((Why::NoReplicas, summary, json!({ "silent": silent })));
+    }
+    let able: Vec<&str> = living
+        .iter()
+        .filter(|member| member.names.iter().any(|known| known == name))
+        .map(|member| &*member.id)
+        .collect();
+    if able.is_empty() {
+        let mut known: Vec<&str> = living
+            .iter()
+            .flat_map(|member| member.names.iter().map(|name| &**name))
+            .collect();
+        known.sort_unstable();
+        known.dedup();
+        let nearest = nearest(name, &known);
+        let summary = match nearest {
+            Some(nearest) => format!("no live replica has a handler for `{name}`; the nearest name is `{nearest}`"),
+            None => format!("no live replica has a handler for `{name}`"),
+        };
+        let details = json!({ "task_name": name, "handlers": known, "nearest": nearest });
+        return Ok((Why::NoHandler, summary, details));
+    }
+    let statistics = store.statistics(partition).await?;
+    let counter = |name: &str| {
+        let found = statistics.counters.iter().find(|(known, _)| known == name);
+        found.map_or(0, |(_, value)| *value)
+    };
+    let (running, max_running) = (counter("running"), counter("max_running"));
+    let ahead = ahead(store, record, &living).await?;
+    let workers: u64 = living.iter().map(|member| member.workers).sum();
+    let details = json!({
+        "queue": queue,
+        "priority": record.priority.as_str(),
+        "ahead": ahead.total(),
+        "ahead_of_higher_priority": ahead.higher,
+        "ahead_of_same_priority": ahead.same,
+        "is_exact": ahead.is_exact,
+        "running": running,
+        "max_running": max_running,
+        "workers": workers,
+        "able_replicas": able,
+    });
+    if max_running > 0 && running >= max_running {
+        let summary = format!(
+            "{running} tasks run, and `queue.max_running` is {max_running}; {} are before it",
+            ahead.text()
+        );
+        return Ok((Why::LimitReached, summary, details));
+    }
+    if ahead.total() == 0 {
+        let summary = format!("it is the next; {running} tasks run on {workers} workers");
+        return Ok((Why::Next, summary, details));
+    }
+    let summary = format!(
+        "{} tasks are before it ({} of higher priority); {running} tasks run on {workers} workers",
+        ahead.text(),
+        ahead.higher
+    );
+    Ok((Why::Waiting, summary, details))
+}
+
+async fn blocked(store: &Store, record: &Record) -> Result<Answer, StoreError> {
+    let mut open: Vec<_> = store.dependencies(record.id).await?;
+    open.retain(|dependency| dependency.is_open);
+    let count = open.len();
+    open.truncate(NAMED_MAX);
+    let ids: Vec<TaskId> = open.iter().map(|dependency| dependency.task_id).collect();
+    let mut named = Vec::new();
+    for (dependency, found) in open.iter().zip(store.tasks(&ids).await?) {
+        named.push(json!({
+            "task_id": dependency.task_id.to_string(),
+            "name": dependency.name,
+            "state": found.map(|record| record.state.as_str()),
+        }));
+    }
+    let first = open
+        .first()
+        .map_or_else(String::new, |dependency| format!(": `{}`", dependency.name));
+    let more = if count > 1 { " and others" } else { "" };
+    let summary = format!("it waits for {count} other tasks to end{first}{more}");
+    Ok((Why::Blocked, summary, json!({ "open": count, "blocked_by": named })))
+}
+
+async fn delayed(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, StoreError> {
+    let due_ms = store.due_ms(record.id).await?.unwrap_or(now_ms);
+    let in_ms = (due_ms - now_ms).max(0);
+    let due_at = timestamp(due_ms);
+    let (seconds, rest) = (in_ms / 1000, in_ms % 1000);
+    if record.attempt == 0 {
+        let summary = format!("it is due at {due_at}, in {seconds}.{rest:03} s");
+        return Ok((Why::Delayed, summary, json!({ "due_at": due_at, "due_in_ms": in_ms })));
+    }
+    let notes = store.attempt_notes(record.id).await?;
+    let note = notes.last().and_then(|note| serde_json::from_str::<Value>(note).ok());
+    let error = note.as_ref().map_or(Value::Null, |note| note["error"].clone());
+    let message = error["message"].as_str().unwrap_or("unknown").to_owned();
+    let summary = format!(
+        "attempt {} failed ({message}); retry {} of {} is due at {due_at}, in {seconds}.{rest:03} s",
+        record.attempt, record.retry_count, record.max_retries
+    );
+    let details = json!({
+        "due_at": due_at,
+        "due_in_ms": in_ms,
+        "attempt": record.attempt,
+        "retry_count": record.retry_count,
+        "max_retries": record.max_retries,
+        "error": error,
+    });
+    Ok((Why::RetryWait, summary, details))
+}
+
+async fn running(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, StoreError> {
+    let (replica, slot) = record.owner.clone().unwrap_or_default();
+    let fleet = fleet(store, record.id.partition(), now_ms).await?;
+    let owner = fleet.replicas.iter().find(|member| member.id == replica);
+    let started_ms = record.started_ms.unwrap_or(now_ms);
+    let since = timestamp(started_ms);
+    let last_beat = owner.map(|member| timestamp(member.seen_ms));
+    let silent_ms = owner.map(|member| (now_ms - member.seen_ms).max(0));
+    let details = json!({
+        "worker_id": format!("{replica}/{slot}"),
+        "attempt": record.attempt,
+        "started_at": since,
+        "running_ms": (now_ms - started_ms).max(0),
+        "timeout_seconds": record.body.spec.timeout_seconds,
+        "owner_last_beat_at": last_beat,
+        "owner_silent_ms": silent_ms,
+    });
+    match silent_ms {
+        Some(silent_ms) if silent_ms <= SILENT_MS => {
+            let summary = format!("it runs on {replica}/{slot} since {since}, attempt {}", record.attempt);
+            Ok((Why::Running, summary, details))
+        }
+        Some(silent_ms) => {
+            let summary = format!(
+                "it runs on {replica}/{slot}, which has been silent for {} s; another replica will take it back",
+                silent_ms / 1000
+            );
+            Ok((Why::OwnerSilent, summary, details))
+        }
+        None => {
+            let summary = format!("it runs on {replica}/{slot}, which nobody knows; another replica will take it back");
+            Ok((Why::OwnerSilent, summary, details))
+        }
+    }
+}
+
+async fn ended(store: &Store, record: &Record) -> Result<Answer, StoreError> {
+    let state = record.state;
+    let tail = record
+        .tail
+        .as_ref()
+        .filter(|_| state != TaskState::Completed)
+        .and_then(|tail| serde_json::from_str::<Value>(tail.get()).ok())
+        .unwrap_or(Value::Null);
+    let ended_at = record.finished_ms.map(timestamp);
+    let mut details = json!({
+        "ended_at": ended_at,
+        "attempt": record.attempt,
+        "retry_count": record.retry_count,
+        "max_retries": record.max_retries,
+    });
+    let at = ended_at.unwrap_or_default();
+    let message = tail["message"].as_str().unwrap_or("unknown");
+    let summary = match state {
+        TaskState::Pending | TaskState::Running | TaskState::Completed => format!("it completed at {at}"),
+        TaskState::Cancelled => {
+            details["cancel_reason"] = tail["message"].clone();
+            details["root_cause_task_id"] = tail["root_cause_task_id"].clone();
+            format!("it was cancelled at {at}: {message}")
+        }
+        TaskState::Failed | TaskState::Timeout => {
+            let letter = format!("{}.{}", record.id, record.attempt);
+            let is_kept = !store.dead_letter(record.id.partition(), &letter).await?.is_empty();
+            details["error"] = tail.clone();
+            details["dead_letter_id"] = if is_kept { json!(letter) } else { Value::Null };
+            let how = if state == TaskState::Timeout {
+                "ran out of time"
+            } else {
+                "failed"
+            };
+            format!("it {how} for good at {at} after {} attempts: {message}", record.attempt)
+        }
+    };
+    Ok((Why::Ended, summary, details))
+}
+
+/// How many entries are before a task's.
+struct Ahead {
+    higher: u64,
+    same: u64,
+    is_exact: bool,
+}
+
+impl Ahead {
+    fn total(&self) -> u64 {
+        self.higher + self.same
+    }
+
+    fn text(&self) -> String {
+        if self.is_exact {
+            self.total().to_string()
+        } else {
+            format!("at least {}", self.total())
+        }
+    }
+}
+
+async fn ahead(store: &Store, record: &Record, living: &[&Member]) -> Result<Ahead, StoreError> {
+    let partition = record.id.partition();
+    let mut ahead = Ahead {
+        higher: 0,
+        same: 0,
+        is_exact: true,
+    };
+    let mut streams = store.task_streams(partition).await?;
+    // What is parked and nobody can run is in nobody's way.
+    streams.retain(
+        |stream| match stream.strip_prefix("parked:").and_then(|rest| rest.rsplit_once(':')) {
+            Some((name, _)) => living
+                .iter()
+                .any(|member| member.names.iter().any(|known| known == name)),
+            None => true,
+        },
+    );
+    let higher = Priority::ALL
+        .into_iter()
+        .filter(|priority| priority.rank() < record.priority.rank());
+    for priority in higher {
+        for stream in of_rank(&streams, priority) {
+            ahead.higher += store.waiting(partition, stream).await?;
+        }
+    }
+    for stream in of_rank(&streams, record.priority) {
+        let (count, is_exact) = store
+            .waiting_before(partition, stream, &record.entry_id, COUNTED_MAX)
+            .await?;
+        ahead.same += count;
+        ahead.is_exact &= is_exact;
+    }
+    Ok(ahead)
+}
+
+fn of_rank(streams: &[String], priority: Priority) -> impl Iterator<Item = &str> {
+    let rank = format!(":{}", priority.key_part());
+    streams
+        .iter()
+        .map(String::as_str)
+        .filter(move |stream| stream.ends_with(&rank))
+}
+
+impl Fleet {
+    fn living(&self, now_ms: i64) -> impl Iterator<Item = &Member> {
+        self.replicas
+            .iter()
+            .filter(move |member| member.workers > 0 && now_ms - member.seen_ms <= SILENT_MS)
+    }
+}
+
+async fn fleet(store: &Store, partition: Partition, now_ms: i64) -> Result<Fleet, StoreError> {
+    let statistics = store.statistics(partition).await?;
+    let mut replicas = Vec::new();
+    for (id, fields) in statistics.replicas {
+        let number = |name: &str| {
+            let found = fields.iter().find(|(known, _)| known == name);
+            found.and_then(|(_, value)| value.parse::<i64>().ok())
+        };
+        replicas.push(Member {
+            seen_ms: number("seen_ms").unwrap_or(now_ms),
+            workers: number("workers")
+                .and_then(|count| u64::try_from(count).ok())
+                .unwrap_or_default(),
+            names: store.names_of(partition, &id).await?,
+            id,
+        });
+    }
+    Ok(Fleet { replicas })
+}
+
+/// The known name that was most likely meant.
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    known
+        .iter()
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), *candidate))
+        .min()
+        .filter(|(differs_by, candidate)| *differs_by <= candidate.len().max(name.len()) / 3)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_near() {
+        assert_eq!(nearest("ecoh", &["add", "echo"]), Some("echo"));
+        assert_eq!(nearest("send_mail", &["add", "echo"]), None);
+        assert_eq!(nearest("x", &[]), None);
+    }
+}
