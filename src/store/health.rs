@@ -150,7 +150,7 @@ pub enum Rights {
 
 /// The commands that replicas and the command line send or the functions run: on a partition's key (K), an inbound
 /// stream (S) or none. A test compares the list with the functions.
-const NEEDED: [&str; 71] = [
+const NEEDED: [&str; 73] = [
     "APPEND K v",
     "DEL K",
     "EXISTS K",
@@ -166,6 +166,7 @@ const NEEDED: [&str; 71] = [
     "HMGET K f",
     "HSET K f v",
     "HSETNX K f v",
+    "LINDEX K 0",
     "LLEN K",
     "LPOP K 1",
     "LRANGE K 0 1",
@@ -190,6 +191,7 @@ const NEEDED: [&str; 71] = [
     "XDEL K 1-1",
     "XGROUP CREATE K g 0",
     "XGROUP DELCONSUMER K g c",
+    "XGROUP SETID K g 0",
     "XINFO GROUPS K",
     "XINFO STREAM K",
     "XINFO CONSUMERS K g",
