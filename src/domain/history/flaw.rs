@@ -112,10 +112,11 @@ impl Flaw {
                 }
             }
             Self::Unfinished(_) => Guarantee::OneEndPerLife,
-            Self::NoTask(_) | Self::OtherChain(_) | Self::AttemptNotRising { .. } => Guarantee::LegalPath,
+            Self::NoTask(_) | Self::OtherChain(_) | Self::AttemptNotRising { .. } | Self::LifeNotNext { .. } => {
+                Guarantee::LegalPath
+            }
             Self::RetryNotCounted { .. } => Guarantee::RetryBudget,
             Self::StartedTooEarly(_) => Guarantee::Dependencies,
-            Self::LifeNotNext { .. } => Guarantee::LegalPath,
             Self::OtherDeadLetter { .. } | Self::NotBuried(_) => Guarantee::DeadLetters,
         }
     }
