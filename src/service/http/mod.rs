@@ -1,0 +1,101 @@
+//! The HTTP side of a replica.
+//!
+//! One file a family of routes. Each adds its routes with the role that it asks for ([`access`]), reads what it needs off
+//! the request within limits ([`request`]), calls the same function of the library that the command line calls, and answers
+//! its document, or a problem document ([`problem`]). Nothing here knows a key of Redis or decides what a task may do.
+
+mod access;
+mod body;
+mod frame;
+mod health;
+mod problem;
+mod request;
+mod routes;
+mod tasks;
+mod triggers;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::Method;
+use axum::middleware;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use self::access::Guard;
+use self::problem::Problem;
+use self::routes::Routes;
+use super::config::HttpConfig;
+use crate::domain::id::ReplicaId;
+use crate::runtime::defaults::Defaults;
+use crate::runtime::replica::ReplicaHandle;
+use crate::runtime::request::new_actor;
+use crate::store::Store;
+
+/// What every route may use.
+#[derive(Clone)]
+pub(super) struct Api(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    /// What a task gets where its trigger says nothing.
+    defaults: Defaults,
+    /// Who stands in the events that requests cause.
+    actor: ReplicaId,
+    replica: ReplicaHandle,
+}
+
+impl Api {
+    /// What answers for a replica. `store` is a connection of its own: requests must not wait behind tasks, nor tasks behind
+    /// requests.
+    pub(super) fn new(store: Store, defaults: Defaults, replica: ReplicaHandle) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            defaults,
+            actor: new_actor(),
+            replica,
+        }))
+    }
+
+    fn store(&self) -> &Store {
+        &self.0.store
+    }
+}
+
+/// All routes. What answers under a path of its own is added here, with the role that it asks for.
+fn routes() -> Routes {
+    let routes = Routes::default();
+    let routes = health::routes(routes);
+    // The place for `/metrics` and `/v1/scale`.
+    let routes = triggers::routes(routes);
+    tasks::routes(routes)
+}
+
+/// Everything that answers.
+fn router(api: Api, config: &HttpConfig) -> Router {
+    let (router, table) = routes().into_parts();
+    let guard = Arc::new(Guard::new(config, table));
+    let router = router
+        .fallback(async || Problem::new("NotFound", "there is no such path; /openapi.json lists those that are"))
+        .method_not_allowed_fallback(async |method: Method| {
+            Problem::new("MethodNotAllowed", format!("this path does not know {method}"))
+        })
+        .layer(middleware::from_fn_with_state(guard, access::check));
+    frame::around(router).with_state(api)
+}
+
+/// Answers until `stop`.
+///
+/// # Errors
+///
+/// An I/O error of the listener.
+pub(super) async fn serve(
+    listener: TcpListener,
+    api: Api,
+    config: &HttpConfig,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    axum::serve(listener, router(api, config))
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}
