@@ -40,6 +40,7 @@ mod profiles;
 mod queue_api;
 mod retention;
 mod rollback;
+mod sagas;
 mod scaling;
 mod sharing;
 mod shutdown;

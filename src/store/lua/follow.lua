@@ -4,7 +4,7 @@ follow: what follows from the ends of tasks: others that waited for them start o
 A task that many depend on, a large workflow that is told of or stopped, is long work. It is done in items of a bounded
 size; what one call does not get to is left in the list `work` and goes on with the next `promote`, by whichever replica.
 Items: `r <task> <cursor>` its dependents, `o <group> <cursor>` tells of its tasks, `s <group> <cursor> <cause>\n<members>`
-stops them, `a <saga> <cursor>` gives up its steps. Doing a part twice does no harm: each looks at the state of its task first.
+stops them, `a <saga> <cursor>` gives up its steps, `u <saga> 0` looks for the next one to undo. Doing a part twice does no harm: each looks at the state of its task first.
 ]]
 -- How many tasks one call may touch on the side: about 15 us each keeps it under 5 ms.
 local FOLLOW_BUDGET = 200
@@ -189,7 +189,7 @@ do
     if bit.band(flags, IN_GROUP) ~= 0 then
       local group = load_group(ctx, ending.group)
       if group and group.kind == 'saga' then
-        saga_ended(ctx, queue, group, ending, cause)
+        SAGA.ended(ctx, queue, group, ending, cause)
       elseif group and group.state == 'R' then
         count_group(group, ending)
         if group.root == '' then
@@ -204,7 +204,7 @@ do
     end
   end
 
-  local DEEDS = { r = release, o = tell, s = stop, a = saga_swept }
+  local DEEDS = { r = release, o = tell, s = stop, a = SAGA.swept, u = SAGA.undone }
 
   -- Does what follows from the gathered ends and from `ctx.work`, as far as the budget goes.
   follow = function(ctx, budget)

@@ -146,7 +146,7 @@ local function stage(keys, args)
       redis.call('ZREM', ctx.prefix .. 'staging', group.id)
       if group.kind == 'saga' then
         group.state = 'P'
-        saga_told(ctx, group)
+        SAGA.told(ctx, group)
       else
         group.state = 'R'
         emit_group(ctx, group, 'orchestration.workflow.started', string.format(

@@ -11,6 +11,7 @@ pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod replica;
 pub(crate) mod resp;
+pub(crate) mod saga;
 pub(crate) mod scene;
 pub(crate) mod service;
 
