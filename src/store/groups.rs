@@ -5,10 +5,11 @@ use serde_json::value::RawValue;
 use super::connection::Args;
 use super::functions::{Appetite, Asker, Claimed, claimed};
 use super::library::Function;
-use super::record::NewTask;
+use super::record::{NewTask, RANK_AT};
 use super::reply::{string, text, worded};
 use super::{Store, StoreError};
 use crate::domain::id::{Name, Partition, ReplicaId, TaskId};
+use crate::domain::priority::Priority;
 
 /// How many tasks one call stages at most.
 const STAGE_TASKS: usize = 100;
@@ -324,6 +325,31 @@ impl Store {
         Ok(values
             .into_iter()
             .map(|value| string(value).filter(|priority| !priority.is_empty()))
+            .collect())
+    }
+
+    /// The priorities of tasks, in order; `None` where there is no such task.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn priorities(&self, tasks: &[TaskId]) -> Result<Vec<Option<Priority>>, StoreError> {
+        if tasks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::pipe();
+        for task in tasks {
+            pipeline
+                .cmd("GETRANGE")
+                .arg(self.keys().task(*task))
+                .arg(RANK_AT)
+                .arg(RANK_AT);
+        }
+        let values = self.send_all(&pipeline).await?;
+        let rank = |value| string(value).and_then(|text| text.bytes().next());
+        Ok(values
+            .into_iter()
+            .map(|value| rank(value).and_then(Priority::from_rank))
             .collect())
     }
 

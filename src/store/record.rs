@@ -14,6 +14,8 @@ use crate::domain::trigger::{Start, TaskTrigger};
 
 /// How many bytes of a record change; the body follows.
 pub const HEADER_BYTES: usize = 63;
+/// Where the rank of the priority stands in a record.
+pub(super) const RANK_AT: usize = 2;
 
 /// What never changes of a task and passes through Redis untouched: the `spec` of the record's body. Defaults are left
 /// out, since every pending task is held in memory.

@@ -13,6 +13,7 @@ pub(crate) mod replica;
 pub(crate) mod resp;
 pub(crate) mod scene;
 pub(crate) mod service;
+pub(crate) mod workflow;
 
 use std::time::{Duration, Instant};
 
