@@ -1,7 +1,7 @@
 //! How long to wait after a failure: the one place that uses the `backoff` crate.
 //!
-//! Loops that lost Redis wait without end ([`Waits`]); an operation under a retry policy has a number of tries
-//! ([`Schedule`]). Both are schedules in the sense of the crate's `Backoff` trait. The crate is unmaintained
+//! Loops that lost Redis wait without end (`Waits`); an operation under a retry policy has a number of tries
+//! (`Schedule`). Both are schedules in the sense of the crate's `Backoff` trait. The crate is unmaintained
 //! (RUSTSEC-2025-0012); it is kept behind this file, and only the trait and its exponential schedule are used, never its
 //! own sleeping.
 

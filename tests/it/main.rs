@@ -49,3 +49,4 @@ mod takeover;
 mod tour;
 mod worker_pool;
 mod workflow_plan;
+mod workflows;

@@ -81,6 +81,7 @@ pub struct History {
     cuts: Vec<Cut>,
     started: u64,
     duration_ms: u64,
+    ends: BTreeMap<TaskState, u64>,
     violations: Vec<Violation>,
 }
 
@@ -192,6 +193,12 @@ impl History {
     #[must_use]
     pub const fn work(&self) -> (u64, u64) {
         (self.started, self.duration_ms)
+    }
+
+    /// How many times a life of a task ended in this state.
+    #[must_use]
+    pub fn ends(&self, state: TaskState) -> u64 {
+        self.ends.get(&state).copied().unwrap_or_default()
     }
 
     /// Where Redis lost its last moments.
@@ -358,7 +365,13 @@ impl History {
     fn note(&mut self, kind: EventType, counted: &Counted, at: EntryId) {
         match kind {
             EventType::TaskStarted => self.started += 1,
-            EventType::TaskCompleted => self.duration_ms += counted.duration_ms.unwrap_or(0),
+            EventType::TaskCompleted => {
+                self.duration_ms += counted.duration_ms.unwrap_or(0);
+                self.end(TaskState::Completed);
+            }
+            EventType::TaskFailed => self.end(TaskState::Failed),
+            EventType::TaskTimeout => self.end(TaskState::Timeout),
+            EventType::TaskCancelled => self.end(TaskState::Cancelled),
             EventType::TaskDeadLettered | EventType::TriggerRejected => {
                 if let Some(id) = counted.dead_letter_id.as_deref() {
                     let letter = Letter {
@@ -377,9 +390,6 @@ impl History {
             EventType::TaskCreated
             | EventType::TaskRetryScheduled
             | EventType::TaskReleased
-            | EventType::TaskFailed
-            | EventType::TaskTimeout
-            | EventType::TaskCancelled
             | EventType::CommandRefused
             | EventType::WorkflowStarted
             | EventType::WorkflowCompleted
@@ -401,6 +411,10 @@ impl History {
             | EventType::HistoryRolledBack
             | EventType::MetricsSnapshot => {}
         }
+    }
+
+    fn end(&mut self, state: TaskState) {
+        *self.ends.entry(state).or_default() += 1;
     }
 
     fn lose_letter(&mut self, id: Option<&str>, at: EntryId) {
@@ -711,6 +725,39 @@ mod tests {
 
         assert_eq!(read(Some("7-0")), []);
         assert_eq!(read(None)[0].flaw, Flaw::Gap { expected: 3, found: 5 });
+    }
+
+    #[test]
+    fn each_life_goes_on_from_the_dead_letter_of_the_one_before() {
+        let rows = [
+            ("created", 1, 0),
+            ("started", 2, 1),
+            ("failed", 3, 1),
+            ("dead_lettered", 4, 1),
+            ("requeued", 5, 1),
+            ("started", 6, 2),
+            ("completed", 7, 2),
+        ];
+        let told = |payload: &str| {
+            let mut events = log(&rows);
+            let members = [(3, r#"{"attempt":1,"dead_letter_id":"t.1"}"#), (4, payload)];
+            for (place, payload) in members {
+                events[place].payload = RawValue::from_string(payload.to_owned()).unwrap();
+            }
+            let violations = verify(&events).violations;
+            violations.into_iter().map(|one| one.flaw).collect::<Vec<_>>()
+        };
+
+        assert_eq!(told(r#"{"attempt":1,"dead_letter_id":"t.1","life":2}"#), []);
+        assert_eq!(
+            told(r#"{"attempt":1,"dead_letter_id":"t.1","life":3}"#),
+            [Flaw::LifeNotNext { before: 1, found: 3 }]
+        );
+        let other = Flaw::OtherDeadLetter {
+            expected: "t.1".to_owned(),
+            found: "t.9".to_owned(),
+        };
+        assert_eq!(told(r#"{"attempt":1,"dead_letter_id":"t.9","life":2}"#), [other]);
     }
 
     #[test]

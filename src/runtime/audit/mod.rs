@@ -35,6 +35,13 @@ const TRIES: usize = 3;
 const LETTERS_MS: i64 = 2_592_000_000;
 /// The time of a dead letter and that of its event are read one after the other.
 const SLACK_MS: i64 = 1000;
+/// The states in which a life of a task ends; each has a counter.
+const ENDS: [TaskState; 4] = [
+    TaskState::Completed,
+    TaskState::Failed,
+    TaskState::Timeout,
+    TaskState::Cancelled,
+];
 
 /// What is audited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -544,13 +551,15 @@ impl<'a> Auditor<'a> {
             let name = if state == TaskState::Pending {
                 format!("p{}", priority.unwrap_or_default().rank())
             } else {
-                state.as_str().to_lowercase()
+                counter_of(state)
             };
             *counted.entry(name).or_default() += 1;
         };
         for (id, life) in self.history.tasks() {
             let stored = self.silent.get(&id);
-            if let Some(state) = life.state.or(stored.map(|(state, _)| *state)) {
+            let told = life.state.filter(|state| !state.is_terminal());
+            let kept = stored.filter(|_| life.state.is_none()).map(|(state, _)| *state);
+            if let Some(state) = told.or(kept) {
                 count(state, life.priority.or(stored.map(|(_, priority)| *priority)));
             }
         }
@@ -558,6 +567,11 @@ impl<'a> Auditor<'a> {
             if self.history.task(*id).is_none() {
                 count(*state, Some(*priority));
             }
+        }
+        // Ends are counted over all lives of a task, so by the log where it tells of the task.
+        for state in ENDS {
+            let ends = i64::try_from(self.history.ends(state)).unwrap_or(i64::MAX);
+            *counted.entry(counter_of(state)).or_default() += ends;
         }
         let number = |name: &str| counted.get(name).copied().unwrap_or_default();
         let mut wrong = |name: &str, is: i64, due: i64, bound: &str| {
@@ -583,15 +597,18 @@ impl<'a> Auditor<'a> {
         if self.scope == Scope::Everything {
             let (started, duration_ms) = self.history.work();
             let sum = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-            let ends = ["completed", "failed", "timeout", "cancelled"].map(|name| (name, number(name)));
-            let sums = [("served", sum(started)), ("duration_ms", sum(duration_ms))];
-            for (name, due) in ends.into_iter().chain(sums) {
-                let is = facts.number(name);
+            let ends = ENDS.map(counter_of).map(|name| (number(&name), name));
+            let sums = [
+                (sum(started), "served".to_owned()),
+                (sum(duration_ms), "duration_ms".to_owned()),
+            ];
+            for (due, name) in ends.into_iter().chain(sums) {
+                let is = facts.number(&name);
                 // What was trimmed was counted too.
                 if self.history.is_whole() && is != due {
-                    wrong(name, is, due, "");
+                    wrong(&name, is, due, "");
                 } else if is < due {
-                    wrong(name, is, due, "at least ");
+                    wrong(&name, is, due, "at least ");
                 }
             }
             let removed = facts.number("log_added") - facts.number("trimmed_events") - facts.number("log_length");
@@ -636,6 +653,11 @@ impl<'a> Auditor<'a> {
             repairable: self.repairable,
         }
     }
+}
+
+/// The name of a state's counter.
+fn counter_of(state: TaskState) -> String {
+    state.as_str().to_lowercase()
 }
 
 /// The entry just before another.

@@ -14,6 +14,7 @@ pub(crate) mod resp;
 pub(crate) mod saga;
 pub(crate) mod scene;
 pub(crate) mod service;
+pub(crate) mod workflow;
 
 use std::time::{Duration, Instant};
 
