@@ -24,6 +24,7 @@ mod dead_letters;
 mod detached;
 mod dlq;
 mod docs;
+mod groups_cli;
 mod http;
 mod http_handler;
 mod ingest;
