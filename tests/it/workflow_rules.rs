@@ -2,17 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use waooaw_orchestration::runtime::group::workflow_document;
+use waooaw_orchestration::domain::workflow::WorkflowTrigger;
+use waooaw_orchestration::runtime::defaults::{Defaults, Origin};
+use waooaw_orchestration::runtime::group::{self, workflow_document};
+use waooaw_orchestration::runtime::request::new_actor;
 use waooaw_orchestration::{
-    DeadLetters, Endpoint, Handlers, Operator, ReplicaOptions, Task, TaskContext, TaskError, TaskId, TaskQueue,
+    DeadLetters, Endpoint, Handlers, Operator, ReplicaOptions, Store, Task, TaskContext, TaskError, TaskId, TaskQueue,
 };
 
 use crate::support::history::check_all_ended;
 use crate::support::local::LocalReplica;
 use crate::support::redis::TestRedis;
+use crate::support::scene::{told, verify};
 use crate::support::workflow::publish;
+use crate::support::{holds, wait_for, wait_within};
 
 /// The task of a node in a workflow that the event of the same name started.
 fn node(workflow: &str, key: &str) -> TaskId {
@@ -114,6 +120,152 @@ async fn a_graph_that_can_not_be_is_refused_with_its_reason_and_leaves_no_key_be
     }
     assert_eq!(group_keys(&redis).await, before);
     check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_large_start_that_was_abandoned_half_way_is_swept_and_can_be_made_anew() {
+    let redis = TestRedis::start().await;
+    let replica = redis.replica().start().await;
+    let tasks: Vec<Value> = (0..5000)
+        .map(|number| {
+            let before: Vec<String> = (number > 0).then(|| format!("t{}", number - 1)).into_iter().collect();
+            json!({ "task_id": format!("t{number}"), "name": "noop", "dependencies": before })
+        })
+        .collect();
+    let payload = json!({ "workflow_id": "w", "tasks": tasks });
+    let trigger = WorkflowTrigger::parse(&payload.to_string()).unwrap();
+    let origin = Origin {
+        source_agent: "tester",
+        event_id: "w",
+        correlation_id: None,
+        trace: None,
+    };
+    let group = Defaults::default().workflow(trigger, &origin, 1);
+    let store = redis.store();
+    tokio::select! {
+        started = group::start(&store, new_actor(), &group) => panic!("too fast: {started:?}"),
+        () = async {
+            while group_keys(&redis).await.len() < 500 {}
+        } => {}
+    }
+    let statistics = redis.queue().await.get_statistics().await.unwrap();
+    assert_eq!(statistics.by_queue["default"].pending_count, 0);
+
+    // As if an hour had passed.
+    let () = redis.ask(&["ZADD", "waooaw:{0}:staging", "1", "w"]).await;
+    wait_for("it is swept", async || {
+        let keys = group_keys(&redis).await;
+        holds(keys.is_empty(), || format!("{} keys: {:?}", keys.len(), keys.first()))
+    })
+    .await;
+    assert_eq!(redis.ask::<String>(&["HGET", "waooaw:{0}:meta", "opening"]).await, "0");
+    drop(replica);
+
+    let _replicas = redis.replica().start_many(2).await;
+    publish(&redis, "workflow.start", "w", &payload).await;
+    let mut log = redis.log().await;
+    wait_within(Duration::from_secs(60), "it completes", async || {
+        log.refresh().await;
+        holds(log.count("workflow.completed") == 1, || log.summary())
+    })
+    .await;
+    assert_eq!(log.count("task.completed"), 5000);
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_workflow_larger_than_the_queue_is_admitted_whole_in_its_turn() {
+    let redis = TestRedis::start().await;
+    let _replicas = redis
+        .replica()
+        .workers(2)
+        .set("TASK_QUEUE_MAX_SIZE", "4")
+        .start_many(3)
+        .await;
+    let wide = |count: usize| -> Vec<Value> {
+        (0..count)
+            .map(|number| json!({ "task_id": format!("t{number}"), "name": "sleep", "kwargs": { "ms": 20 } }))
+            .collect()
+    };
+
+    for round in 0..6 {
+        for (kind, size) in [("workflow", 10), ("task", 1)] {
+            let id = format!("{kind}-{round}");
+            if kind == "task" {
+                redis.trigger(&id, &json!({ "task_name": "noop" })).await;
+            } else {
+                start(&redis, &id, json!({ "tasks": wide(size) })).await;
+            }
+        }
+    }
+    let mut log = redis.log().await;
+    log.until_count("workflow.completed", 6).await;
+    log.until_count("task.completed", 66).await;
+
+    // A trigger is admitted only while there is room, so never more wait than one of them brings beyond the limit.
+    let (mut open, mut most) = (0_usize, 0);
+    for event in &log.events {
+        match event.kind.as_str() {
+            "task.created" => open += 1,
+            "task.completed" => open -= 1,
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    assert!(most <= 13, "{most}");
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_workflow_lives_in_one_partition_of_several() {
+    let redis = TestRedis::start().await;
+    let partitions = 4;
+    let settings = redis.replica().set("WAOOAW_REDIS__PARTITIONS", &partitions.to_string());
+    let _replicas = settings.start_many(2).await;
+    let mut endpoint = Endpoint::new(&redis.url());
+    endpoint.partitions = partitions;
+    let store = Store::new(endpoint).unwrap();
+
+    let tasks = json!([
+        { "task_id": "d", "name": "echo", "dependencies": ["b", "c"] },
+        { "task_id": "b", "name": "add", "args": [1, 1], "dependencies": ["a"] },
+        { "task_id": "c", "name": "add", "args": [1, 2], "dependencies": ["a"] },
+        { "task_id": "a", "name": "noop" },
+    ]);
+    for number in 0..12 {
+        // Half of them leave their id open.
+        let id = if number % 2 == 0 {
+            json!(format!("flow-{number}"))
+        } else {
+            Value::Null
+        };
+        let payload = json!({ "workflow_id": id, "tasks": tasks });
+        publish(&redis, "workflow.start", &format!("e-{number}"), &payload).await;
+    }
+    publish(&redis, "workflow.stop", "stop", &json!({ "workflow_id": "flow-0" })).await;
+    let mut homes = BTreeSet::new();
+    wait_for("all workflows end", async || {
+        let mut ended = 0;
+        for partition in store.partitions() {
+            let events = store.events_after(partition, "0", 100_000).await.unwrap();
+            let of_workflows = events
+                .iter()
+                .filter(|event| event.event_type.starts_with("orchestration.workflow."));
+            for event in of_workflows.filter(|event| event.event_type != "orchestration.workflow.started") {
+                ended += 1;
+                homes.insert(partition);
+                let id = event.subject().parse().unwrap();
+                for task in store.workflow_tasks(&id).await.unwrap() {
+                    assert_eq!(task.partition(), partition);
+                }
+            }
+        }
+        holds(ended >= 12, || format!("{ended}"))
+    })
+    .await;
+    assert!(homes.len() > 1, "{homes:?}");
+    let report = verify(&store).await;
+    assert!(report.ok, "{}", told(&report.violations));
 }
 
 #[tokio::test]
