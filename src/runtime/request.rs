@@ -88,8 +88,7 @@ pub async fn submit(
     origin: &Origin<'_>,
     trigger: TaskTrigger,
 ) -> Result<Submitted, Error> {
-    let mut task = defaults.task(trigger, origin, store.partition_count());
-    inherit(store, [&mut task]).await?;
+    let task = defaults.task(trigger, origin, store.partition_count());
     create_one(store, actor, Asker::Caller, task).await
 }
 
@@ -98,8 +97,9 @@ pub(super) async fn create_one(
     store: &Store,
     actor: ReplicaId,
     asker: Asker,
-    task: NewTask,
+    mut task: NewTask,
 ) -> Result<Submitted, Error> {
+    inherit(store, [&mut task]).await?;
     let task_id = task.id;
     let tasks = [task];
     let appetite = Appetite::none();

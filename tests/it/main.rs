@@ -50,4 +50,5 @@ mod takeover;
 mod tour;
 mod worker_pool;
 mod workflow_plan;
+mod workflow_rules;
 mod workflows;

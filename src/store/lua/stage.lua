@@ -17,8 +17,6 @@ Returns { 'ok', word, started }: ok (known now), more (the chunk is kept), dupli
         O(tasks + dependencies of the chunk).
 ]]
 local STAGE_ARGS = 4
--- How long staged tasks may stand around before they are swept: their replica died, and no other took the event over.
-local STAGED_MS = 3600000
 
 -- Whether all of a group's task names are known; else the first that is not.
 local function unknown_name(ctx, names)
@@ -108,6 +106,9 @@ local function begin_group(ctx, args)
   if group then
     if group.identity ~= identity then return nil, 'taken' end
     if group.state ~= 'S' then return nil, 'duplicate' end
+    -- Given up, and about to be swept: what comes after that begins anew.
+    local since = redis.call('ZSCORE', ctx.prefix .. 'staging', id)
+    if since and ctx.now - since >= STAGED_MS then return nil, 'full' end
     return group
   end
   if args[9] ~= '1' then return nil, 'again' end
