@@ -20,10 +20,12 @@ mod events;
 mod exit;
 mod fleet;
 mod functions;
+mod group;
 mod health;
 mod output;
 mod queue;
 mod redis_server;
+mod saga;
 mod serve;
 mod stats;
 mod task;
@@ -105,9 +107,12 @@ enum Command {
     /// Look at tasks, wait for them, cancel them
     #[command(subcommand)]
     Task(task::TaskCommand),
-    /// Look at workflows
+    /// Start workflows, look at them, stop them
     #[command(subcommand)]
     Workflow(workflow::WorkflowCommand),
+    /// Start sagas, look at them, let them go back or try again
+    #[command(subcommand)]
+    Saga(saga::SagaCommand),
     /// Look at what failed for good or was rejected, and bring it back
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
@@ -196,7 +201,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Demo => demo::run(&context).await,
             Command::Trigger(args) => trigger::run(&context, args).await,
             Command::Task(command) => task::run(&context, command).await,
-            Command::Workflow(command) => workflow::run(&context, &command),
+            Command::Workflow(command) => workflow::run(&context, command).await,
+            Command::Saga(command) => saga::run(&context, command).await,
             Command::Dlq(command) => dlq::run(&context, command).await,
             Command::Queue(command) => queue::run(&context, command).await,
             Command::Workers(command) => workers::run(&context, command).await,

@@ -1,19 +1,62 @@
-//! `waooaw workflow`: looks at a workflow before it is started.
+//! `waooaw workflow`: plans, starts, shows and stops workflows.
 
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
 use super::context::Context;
 use super::exit::Failure;
-use super::{definition, output};
+use super::group::StartArgs;
+use super::{definition, group, output};
 use crate::domain::graph::ExecutionPlan;
+use crate::domain::id::Name;
+use crate::domain::state::TaskState;
 use crate::domain::workflow::WorkflowTrigger;
 use crate::error::Error;
+use crate::runtime::group::{WorkflowDocument, label, records, stop_workflow, workflow_document};
+use crate::runtime::request;
+use crate::store::Store;
+use crate::store::groups::Group;
+use crate::store::record::Record;
 
 /// What can be done with workflows.
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkflowCommand {
+    /// Start a workflow from a file, and on request wait until it has ended
+    #[command(after_help = "\
+The file holds the payload of orchestration.workflow.start; it is accepted whole or refused whole. With --wait the command
+shows how far it is and exits with 0 when the workflow completed, with 1 otherwise.
+
+Examples:
+  waooaw workflow start order.yaml
+  waooaw workflow start order.yaml --event-id order-4711 --wait 60
+  generate-workflow | waooaw workflow start - --wait --output json")]
+    Start(StartArgs),
+    /// Show a workflow and its tasks as a tree
+    #[command(after_help = "\
+A task stands under the first of those that it depends on; the others are named behind it.
+
+Examples:
+  waooaw workflow show order-4711
+  waooaw workflow show order-4711 --output json")]
+    Show {
+        /// The workflow
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Cancel everything of a workflow that has not ended
+    #[command(after_help = "\
+Example:
+  waooaw workflow stop order-4711 --reason 'the customer left'")]
+    Stop {
+        /// The workflow
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Your own words, for the log
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
     /// Print in what order the tasks of a workflow would run, without starting it; needs no Redis
     #[command(after_help = "\
 The file holds the payload of orchestration.workflow.start. Whether a replica can run its tasks is not checked.
@@ -30,13 +73,188 @@ Examples:
 }
 
 /// Does what is asked.
-pub(super) fn run(context: &Context, command: &WorkflowCommand) -> Result<(), Failure> {
+pub(super) async fn run(context: &Context, command: WorkflowCommand) -> Result<(), Failure> {
     match command {
+        WorkflowCommand::Start(args) => start(context, &args).await,
+        WorkflowCommand::Show { id } => show(context, &context.store()?, &group::read_id("workflow_id", &id)?).await,
+        WorkflowCommand::Stop { id, reason } => {
+            let id = group::read_id("workflow_id", &id)?;
+            stop(context, &id, reason.as_deref()).await
+        }
         WorkflowCommand::Plan { file } => {
-            let workflow = WorkflowTrigger::parse(&definition::read(file)?).map_err(Error::from)?;
+            let workflow = WorkflowTrigger::parse(&definition::read(&file)?).map_err(Error::from)?;
             print(context, &workflow.plan())
         }
     }
+}
+
+async fn start(context: &Context, args: &StartArgs) -> Result<(), Failure> {
+    let store = context.store()?;
+    let started = args
+        .start(context, &store, |payload, defaults, origin, partitions| {
+            Ok(defaults.workflow(WorkflowTrigger::parse(payload)?, origin, partitions))
+        })
+        .await?;
+    let Some(patience) = args.wait else {
+        return group::print_started(context, "workflow_id", &started);
+    };
+    let id = started.id;
+    let bar = if context.is_quiet() {
+        None
+    } else {
+        output::bar("tasks", 0)
+    };
+    let deadline = group::deadline(patience);
+    let watched = group::watch(&store, &id, deadline, async |group| {
+        let Some(bar) = &bar else { return Ok(()) };
+        bar.set_length(group.total);
+        bar.set_position(group.total.saturating_sub(group.left));
+        let running = running(&store, &id).await?;
+        bar.set_message(standing(group, &running));
+        Ok(())
+    })
+    .await;
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    let is_over = watched?;
+    let document = workflow_document(&store, &id).await?;
+    if !group::printed_json(context, &document)? {
+        print_document(&store, &id, &document).await?;
+    }
+    group::verdict(
+        &format!("workflow `{id}`"),
+        document.state,
+        TaskState::Completed.as_str(),
+        is_over,
+        patience,
+    )
+}
+
+/// The names of some tasks that run.
+async fn running(store: &Store, id: &Name) -> Result<Vec<String>, Failure> {
+    const SHOWN: usize = 4;
+    // A large one would be read again and again.
+    const LARGEST: usize = 500;
+    let records = records(store, id).await?;
+    if records.len() > LARGEST {
+        return Ok(Vec::new());
+    }
+    let running = records.iter().filter(|record| record.state == TaskState::Running);
+    Ok(running.map(label).take(SHOWN).collect())
+}
+
+/// What stands beside the bar.
+fn standing(group: &Group, running: &[String]) -> String {
+    let failed = group.failed + group.timeout;
+    let mut parts = vec!["tasks".to_owned()];
+    if !running.is_empty() {
+        parts.push(format!("running {}", output::cut(&running.join(", "), 40)));
+    }
+    if failed > 0 {
+        parts.push(format!("failed {failed}"));
+    }
+    if group.cancelled > 0 {
+        parts.push(format!("cancelled {}", group.cancelled));
+    }
+    output::plain(&parts.join("  "))
+}
+
+async fn show(context: &Context, store: &Store, id: &Name) -> Result<(), Failure> {
+    let document = workflow_document(store, id).await?;
+    if group::printed_json(context, &document)? {
+        return Ok(());
+    }
+    print_document(store, id, &document).await
+}
+
+async fn stop(context: &Context, id: &Name, reason: Option<&str>) -> Result<(), Failure> {
+    let store = context.store()?;
+    if !stop_workflow(&store, request::new_actor(), id, reason).await? {
+        let state = workflow_document(&store, id).await?.state;
+        return Err(Error::InvalidTransition(format!("workflow `{id}` has ended as {state}")).into());
+    }
+    show(context, &store, id).await
+}
+
+async fn print_document(store: &Store, id: &Name, document: &WorkflowDocument) -> Result<(), Failure> {
+    let counts = document.counts.iter().filter(|(_, count)| **count > 0);
+    let counts: Vec<String> = counts.map(|(state, count)| format!("{count} {state}")).collect();
+    let name = document.name.as_ref().map(|name| name.get().to_owned());
+    let rows = [
+        ("workflow_id", Some(document.workflow_id.clone())),
+        ("name", name.filter(|name| name != "null")),
+        ("state", Some(document.state.to_owned())),
+        ("tasks", Some(counts.join(", "))),
+        ("root_cause_task_id", document.root_cause_task_id.clone()),
+        ("created_at", document.created_at.clone()),
+        ("completed_at", document.completed_at.clone()),
+        ("duration_ms", document.duration_ms.map(|duration| duration.to_string())),
+    ];
+    let rows: Vec<(&str, String)> = rows
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect();
+    output::fields(&rows)?;
+    for line in tree(&records(store, id).await?) {
+        output::line(&output::plain(&line))?;
+    }
+    Ok(())
+}
+
+/// How many tasks a tree shows.
+const SHOWN: usize = 500;
+/// How many steps a tree goes to the right.
+const DEEPEST: usize = 20;
+
+/// Tasks as a tree: each under the first of those that it depends on.
+fn tree(records: &[Record]) -> Vec<String> {
+    let names: Vec<String> = records.iter().map(label).collect();
+    let by_name: HashMap<&str, usize> = names.iter().map(String::as_str).zip(0..).collect();
+    let by_id: HashMap<String, usize> = records.iter().map(|record| record.id.to_string()).zip(0..).collect();
+    let place = |name: &String| by_name.get(name.as_str()).or_else(|| by_id.get(name)).copied();
+    let mut below: Vec<Vec<usize>> = vec![Vec::new(); records.len()];
+    let mut roots = Vec::new();
+    for (own, record) in records.iter().enumerate() {
+        match record.body.spec.dependencies.iter().find_map(place) {
+            Some(above) if above != own => below[above].push(own),
+            Some(_) | None => roots.push(own),
+        }
+    }
+    let mut lines = Vec::new();
+    let mut seen = HashSet::new();
+    let mut open: Vec<(usize, usize)> = roots.into_iter().rev().map(|root| (root, 0)).collect();
+    while let Some((own, depth)) = open.pop() {
+        if !seen.insert(own) {
+            continue;
+        }
+        if lines.len() == SHOWN {
+            lines.push(format!(
+                "… {} more tasks: waooaw task list --workflow",
+                records.len() - SHOWN
+            ));
+            break;
+        }
+        let record = &records[own];
+        let more: Vec<&str> = record
+            .body
+            .spec
+            .dependencies
+            .iter()
+            .skip(1)
+            .map(String::as_str)
+            .collect();
+        let mut parts = vec![names[own].clone(), record.state.as_str().to_owned()];
+        if record.attempt > 1 {
+            parts.push(format!("attempt {}", record.attempt));
+        }
+        if !more.is_empty() {
+            parts.push(format!("also after {}", output::cut(&more.join(", "), 60)));
+        }
+        lines.push("  ".repeat(depth.min(DEEPEST)) + &parts.join("  "));
+        open.extend(below[own].iter().rev().map(|one| (*one, depth + 1)));
+    }
+    lines
 }
 
 fn print(context: &Context, plan: &ExecutionPlan) -> Result<(), Failure> {

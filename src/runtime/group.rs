@@ -90,8 +90,9 @@ impl Defaults {
                 }
                 let mut asked = task.trigger;
                 asked.workflow_id = Some(id.clone());
-                asked.priority = asked.priority.or(trigger.priority);
+                let own = asked.priority;
                 let mut new = self.task(asked, origin, partitions);
+                new.priority = own.or(trigger.priority).unwrap_or(new.priority);
                 new.id = *task_id;
                 Member {
                     task: new,
@@ -277,6 +278,27 @@ pub async fn start(store: &Store, actor: crate::domain::id::ReplicaId, group: &N
         }
         Staged::TooManyQueues => Err(Error::InvalidField(too_many_queues())),
     }
+}
+
+/// Which field names a task that nobody can run, and what to say of it.
+pub(super) fn unknown_names(group: &NewGroup, name: &str) -> (String, String) {
+    let (list, field) = match group.kind {
+        GroupKind::Workflow => ("tasks", "name"),
+        GroupKind::Saga => ("steps", "action"),
+    };
+    let of_task = |member: &Member| member.task.trigger.task_name.as_str() == name;
+    let field = match group.members.iter().find(|member| of_task(member)) {
+        Some(member) => match &member.task.trigger.key {
+            Some(key) => format!("{list}.{key}.{field}"),
+            None => format!("{list}.{field}"),
+        },
+        // Not among the tasks: it undoes a step.
+        None => format!("{list}.compensation"),
+    };
+    (
+        field,
+        format!("no replica has registered `{name}` within the last hour"),
+    )
 }
 
 pub(super) fn too_many_queues() -> Rejection {

@@ -1,8 +1,11 @@
-//! Turns inbound events into tasks and commands into deeds.
+//! Turns inbound events into tasks, workflows and sagas, and commands into deeds.
 //!
 //! One loop a stream, so that a command never waits behind triggers. An event is acted upon first and acknowledged
 //! then; ids derived from the event make acting twice harmless. What can not be accepted is kept as a dead letter and
 //! answered with an event; nothing stops the reader.
+
+mod refuse;
+mod start;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -11,23 +14,21 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::backoff::Waits;
 use super::defaults::Origin;
-use super::reference::{Command, REFERENCE_PAUSE, References};
+use super::reference::{Command, REFERENCE_PAUSE, References, Target};
 use super::replica::Run;
 use super::request::{key_taken, unresolved, workflow_ended};
-use super::supported::{Supported, supported};
 use super::work::IDLE_WAIT;
-use crate::domain::digest::sha256_hex;
 use crate::domain::envelope::{Envelope, Refused};
-use crate::domain::id::{Partition, TaskId};
-use crate::domain::netstring::netstrings;
+use crate::domain::id::Partition;
 use crate::domain::rejection::{Reason, Rejection};
-use crate::domain::trigger::{Start, interpret};
+use crate::domain::trigger::{Inbound, Start, interpret};
 use crate::store::StoreError;
-use crate::store::functions::{Asker, Cancelled, Created, Cut, Refusal};
+use crate::store::functions::{Asker, Created, Refusal};
+use crate::store::groups::NewGroup;
 use crate::store::inbound::{Entry, entry_numbers};
 use crate::store::record::NewTask;
 
@@ -37,12 +38,6 @@ const READ_BATCH: usize = 128;
 const READ_BYTES: usize = 4 << 20;
 /// How many bytes of triggers one call makes tasks of, so that no call keeps Redis for long.
 const CREATE_BYTES: usize = 1 << 20;
-/// How many refused events one call keeps.
-const REFUSE_BATCH: usize = 16;
-/// How much of an entry that is too large is kept.
-const ORIGINAL_BYTES_MAX: usize = 1 << 20;
-/// How much of it then.
-const ORIGINAL_BYTES_CUT: usize = 64 << 10;
 /// How long to wait for room in a full queue before asking again; room made by this replica wakes earlier.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 /// The fewest triggers that are tried at once while the queue is full.
@@ -194,13 +189,38 @@ struct Acting {
 /// What a batch asks for.
 #[derive(Default)]
 struct Plan {
-    /// By partition: the entries, and the task that each asks for.
-    tasks: BTreeMap<Partition, (Vec<Entry>, Vec<NewTask>)>,
+    /// By partition: what is to be made, in the order of the stream, since a task may name a workflow before it.
+    wishes: BTreeMap<Partition, Vec<Wish>>,
     commands: Vec<Command>,
     refusals: Vec<(String, Refusal)>,
     /// Tasks that depend on something unknown, of this name.
     unresolved: Vec<(Entry, NewTask, String)>,
     done: Vec<String>,
+}
+
+/// What is to be made.
+enum Wish {
+    /// The entries, and the task that each asks for.
+    Tasks(Vec<Entry>, Vec<NewTask>),
+    /// A workflow or a saga.
+    Group(Entry, Box<NewGroup>),
+}
+
+impl Plan {
+    fn wish_task(&mut self, entry: Entry, task: NewTask) {
+        let wishes = self.wishes.entry(task.id.partition()).or_default();
+        if let Some(Wish::Tasks(entries, tasks)) = wishes.last_mut() {
+            entries.push(entry);
+            tasks.push(task);
+        } else {
+            wishes.push(Wish::Tasks(vec![entry], vec![task]));
+        }
+    }
+
+    fn wish_group(&mut self, entry: Entry, group: NewGroup) {
+        let wishes = self.wishes.entry(group.identity.partition()).or_default();
+        wishes.push(Wish::Group(entry, Box::new(group)));
+    }
 }
 
 impl Acting {
@@ -227,8 +247,9 @@ impl Acting {
         let mut done = std::mem::take(&mut plan.done);
         // First, since making tasks may wait long for room.
         done.extend(self.refuse(std::mem::take(&mut plan.refusals)).await);
-        for (partition, (entries, tasks)) in std::mem::take(&mut plan.tasks) {
-            let rest = self.create(partition, entries, tasks, &mut plan, &mut done).await;
+        self.inherit(&mut plan).await;
+        for (partition, wishes) in std::mem::take(&mut plan.wishes) {
+            let rest = self.make(partition, wishes, &mut plan, &mut done).await;
             self.backlog.extend(rest);
         }
         self.adopt(&mut plan, &mut done).await;
@@ -277,53 +298,99 @@ impl Acting {
             plan.done.push(entry.id);
             return;
         }
+        if self.orphans.iter().any(|(_, orphan, _)| orphan.id == entry.id) {
+            // Read a second time; it waits already.
+            return;
+        }
         let fields = entry.borrowed();
-        match Envelope::decode(&entry.id, &fields) {
-            Err(refused) => plan.refusals.push(self.refusal(&entry, &refused)),
-            Ok(envelope) => match interpret(&envelope).and_then(supported) {
-                Err(rejection) => {
-                    let refused = Refused {
-                        event_type: Some(envelope.event_type.to_string()),
-                        source_agent: Some(envelope.source_agent.to_string()),
-                        event_id: envelope.event_id.to_string(),
-                        correlation_id: correlation(&envelope).to_owned(),
-                        rejection,
-                    };
-                    plan.refusals.push(self.refusal(&entry, &refused));
-                }
-                Ok(Supported::Task(trigger)) => {
-                    // An entry id names an event only within its stream.
-                    let source_agent = if self.source == Source::Commands && envelope.event_id == entry.id.as_str() {
-                        Cow::Owned(format!("{}\u{1f}commands", envelope.source_agent))
-                    } else {
-                        Cow::Borrowed(envelope.source_agent.as_ref())
-                    };
-                    let origin = Origin {
-                        source_agent: &source_agent,
-                        event_id: &envelope.event_id,
-                        correlation_id: envelope.correlation_id.as_deref(),
-                        trace: envelope
-                            .traceparent
-                            .as_deref()
-                            .map(|parent| (parent, envelope.tracestate.as_deref())),
-                    };
-                    let task = self
-                        .run
-                        .defaults
-                        .task(*trigger, &origin, self.run.store.partition_count());
-                    let (entries, tasks) = plan.tasks.entry(task.id.partition()).or_default();
-                    entries.push(entry);
-                    tasks.push(task);
-                }
-                Ok(Supported::Cancel(command)) => plan.commands.push(Command {
-                    since: Instant::now(),
+        let envelope = match Envelope::decode(&entry.id, &fields) {
+            Ok(envelope) => envelope,
+            Err(refused) => {
+                plan.refusals.push(self.refusal(&entry, &refused));
+                return;
+            }
+        };
+        let inbound = match interpret(&envelope) {
+            Ok(inbound) => inbound,
+            Err(rejection) => {
+                let refused = Refused {
+                    event_type: Some(envelope.event_type.to_string()),
+                    source_agent: Some(envelope.source_agent.to_string()),
                     event_id: envelope.event_id.to_string(),
                     correlation_id: correlation(&envelope).to_owned(),
-                    cancel: command,
-                    entry_id: entry.id.clone(),
-                }),
-            },
+                    rejection,
+                };
+                plan.refusals.push(self.refusal(&entry, &refused));
+                return;
+            }
+        };
+        // An entry id names an event only within its stream.
+        let source_agent = if self.source == Source::Commands && envelope.event_id == entry.id.as_str() {
+            Cow::Owned(format!("{}\u{1f}commands", envelope.source_agent))
+        } else {
+            Cow::Borrowed(envelope.source_agent.as_ref())
+        };
+        let origin = Origin {
+            source_agent: &source_agent,
+            event_id: &envelope.event_id,
+            correlation_id: envelope.correlation_id.as_deref(),
+            trace: envelope
+                .traceparent
+                .as_deref()
+                .map(|parent| (parent, envelope.tracestate.as_deref())),
+        };
+        let (defaults, partitions) = (&self.run.defaults, self.run.store.partition_count());
+        let target = match inbound {
+            Inbound::Task(trigger) => {
+                let task = defaults.task(*trigger, &origin, partitions);
+                return plan.wish_task(entry, task);
+            }
+            Inbound::Workflow(trigger) => {
+                let group = defaults.workflow(*trigger, &origin, partitions);
+                return plan.wish_group(entry, group);
+            }
+            Inbound::Saga(trigger) => {
+                let group = defaults.saga(*trigger, &origin, partitions);
+                return plan.wish_group(entry, group);
+            }
+            Inbound::Cancel(cancel) => Target::Cancel(cancel),
+            Inbound::WorkflowStop(stop) => Target::Workflow(stop),
+            Inbound::SagaCancel(cancel) => Target::Saga(cancel),
+            Inbound::Result(result) => Target::Result(result),
+            Inbound::Heartbeat(beat) => Target::Heartbeat(beat),
+        };
+        plan.commands.push(Command {
+            since: Instant::now(),
+            event_id: envelope.event_id.to_string(),
+            correlation_id: correlation(&envelope).to_owned(),
+            target,
+            entry_id: entry.id.clone(),
+        });
+    }
+
+    /// Makes what is wished for in one partition, in order. Answers what waits for older triggers to be read.
+    async fn make(
+        &mut self,
+        partition: Partition,
+        wishes: Vec<Wish>,
+        plan: &mut Plan,
+        done: &mut Vec<String>,
+    ) -> Vec<Entry> {
+        let mut rest = Vec::new();
+        for wish in wishes {
+            match wish {
+                // What comes behind one that waits waits with it.
+                Wish::Tasks(entries, _) if !rest.is_empty() => rest.extend(entries),
+                Wish::Group(entry, _) if !rest.is_empty() => rest.push(entry),
+                Wish::Tasks(entries, tasks) => rest = self.create(partition, entries, tasks, plan, done).await,
+                Wish::Group(entry, group) => rest.extend(self.start(partition, entry, &group, plan, done).await),
+            }
+            if self.run.left.is_cancelled() {
+                // What is left in the stream is taken over by others.
+                return Vec::new();
+            }
         }
+        rest
     }
 
     /// Makes the tasks; while the queue is full it waits, and so does everything behind it in the stream. Answers what
@@ -479,7 +546,7 @@ impl Acting {
             };
             if owner == run.replica.as_str() {
                 // Inherited from a replica that died, or given back by one that left and read meanwhile.
-                let is_unread = entry_numbers(&oldest) < next && !self.references.has(&oldest);
+                let is_unread = entry_numbers(&oldest) < next && !self.waits(&oldest);
                 return (!is_unread).then_some(Asker::StreamInTurn);
             }
             if began.elapsed() > TURN_PATIENCE {
@@ -488,7 +555,12 @@ impl Acting {
         }
     }
 
-    /// Carries out commands, and those that waited for their task. Answers the entries that are done.
+    /// Whether what came in this entry waits for something to appear.
+    fn waits(&self, entry_id: &str) -> bool {
+        self.references.has(entry_id) || self.orphans.iter().any(|(_, entry, _)| entry.id == entry_id)
+    }
+
+    /// Carries out commands, and those that waited for what they are about. Answers the entries that are done.
     async fn command(&mut self, plan: &mut Plan) -> Vec<String> {
         let commands = std::mem::take(&mut plan.commands);
         let Some(ended) = self.references.carry_out(&self.run, commands).await else {
@@ -496,164 +568,17 @@ impl Acting {
         };
         let mut done = Vec::new();
         for (command, word) in ended {
-            let (reason, message) = match word {
-                Cancelled::Ok => {
-                    done.push(command.entry_id);
-                    continue;
-                }
-                Cancelled::Terminal => (Reason::InvalidTransition, "the task has ended"),
-                Cancelled::Missing => (Reason::NotFound, "there is no such task"),
-            };
-            plan.refusals.push(refused_cancel(&command, reason, message));
-        }
-        done
-    }
-
-    /// Keeps what can not be accepted. Answers the entries that are done.
-    async fn refuse(&self, refusals: Vec<(String, Refusal)>) -> Vec<String> {
-        let mut by_partition: BTreeMap<Partition, (Vec<String>, Vec<Refusal>)> = BTreeMap::new();
-        for (entry_id, refusal) in refusals {
-            warn!(
-                event_id = refusal.event_id,
-                reason = refusal.reason.as_str(),
-                "an inbound event was refused"
-            );
-            let home = Partition::of_name(&refusal.subject, self.run.store.partition_count());
-            let (entries, list) = by_partition.entry(home).or_default();
-            entries.push(entry_id);
-            list.push(refusal);
-        }
-        let mut done = Vec::new();
-        for (partition, (entries, list)) in by_partition {
-            for (entries, list) in entries.chunks(REFUSE_BATCH).zip(list.chunks(REFUSE_BATCH)) {
-                let mut waits = Waits::new();
-                while let Err(error) = self.run.store.reject(partition, self.run.replica, list).await {
-                    self.run.report(&error, "can not keep refused events");
-                    if !waits.pause(&self.run.left).await {
-                        return done;
-                    }
-                }
-                done.extend_from_slice(entries);
+            match refuse::refused_command(&command, word) {
+                Some(refusal) => plan.refusals.push(refusal),
+                None => done.push(command.entry_id),
             }
         }
         done
-    }
-
-    fn refusal(&self, entry: &Entry, refused: &Refused) -> (String, Refusal) {
-        let is_command = match refused.event_type.as_deref() {
-            Some(kind) if crate::domain::inbound::is_command(kind) => true,
-            Some(kind) if crate::domain::inbound::is_trigger(kind) => false,
-            _ => self.source == Source::Commands,
-        };
-        let fields = entry.borrowed();
-        let mut rejection = Cow::Borrowed(&refused.rejection);
-        let original = netstrings(&fields);
-        let mut cut = None;
-        let original = if original.len() > ORIGINAL_BYTES_MAX {
-            let digest = sha256_hex(&original);
-            let message = format!(
-                "the original of {} bytes with sha256 {digest} is kept cut to {ORIGINAL_BYTES_CUT} bytes",
-                original.len()
-            );
-            rejection
-                .to_mut()
-                .problems
-                .push(crate::domain::rejection::Problem { field: None, message });
-            cut = Some(Cut {
-                bytes: original.len(),
-                sha256: digest,
-            });
-            original[..ORIGINAL_BYTES_CUT].to_vec()
-        } else {
-            original
-        };
-        let refusal = if is_command {
-            let command = refused.event_type.as_deref().unwrap_or_default();
-            let members = format!("\"command\":{}", serde_json::json!(command));
-            (entry.id.clone(), members)
-        } else {
-            self.trigger_members(&entry.id, &refused.event_id)
-        };
-        let (subject, members) = refusal;
-        let refusal = Refusal {
-            subject,
-            is_command,
-            event_id: refused.event_id.clone(),
-            correlation_id: refused.correlation_id.clone(),
-            reason: rejection.reason,
-            errors: rejection.errors_json(),
-            members,
-            original,
-            cut,
-        };
-        (entry.id.clone(), refusal)
-    }
-
-    fn unknown_task(&self, entry: Entry, task: &NewTask) -> (String, Refusal) {
-        let message = format!(
-            "no replica has registered `{}` within the last hour",
-            task.trigger.task_name
-        );
-        let rejection = Rejection::new(Reason::UnknownTask, Some("task_name"), message);
-        self.refused_task(entry, task, &rejection)
-    }
-
-    fn too_many_queues(&self, entry: Entry, task: &NewTask) -> (String, Refusal) {
-        let message = format!("`{}` would be one queue more than there may be", task.queue);
-        let rejection = Rejection::new(Reason::InvalidField, Some("queue"), message);
-        self.refused_task(entry, task, &rejection)
-    }
-
-    /// A trigger that looked fine and that the functions refused.
-    fn refused_task(&self, entry: Entry, task: &NewTask, rejection: &Rejection) -> (String, Refusal) {
-        let (subject, members) = self.trigger_members(&entry.id, &task.event_id);
-        let refusal = Refusal {
-            subject,
-            is_command: false,
-            event_id: task.event_id.clone(),
-            correlation_id: task.correlation_id.clone(),
-            reason: rejection.reason,
-            errors: rejection.errors_json(),
-            members,
-            original: netstrings(&entry.borrowed()),
-            cut: None,
-        };
-        (entry.id, refusal)
-    }
-
-    /// The dead letter's id, derived from the entry so that a second delivery makes no second letter, and what the
-    /// event says of it.
-    fn trigger_members(&self, entry_id: &str, event_id: &str) -> (String, String) {
-        let id = TaskId::derive("dead-letter", &format!("{}/{entry_id}", self.stream), None, None, 1).to_string();
-        let members = format!(
-            "\"trigger_event_id\":{},\"dead_letter_id\":\"{id}\"",
-            serde_json::json!(event_id)
-        );
-        (id, members)
     }
 }
 
 fn correlation<'a>(envelope: &'a Envelope<'_>) -> &'a str {
     envelope.correlation_id.as_deref().unwrap_or(&envelope.event_id)
-}
-
-fn refused_cancel(command: &Command, reason: Reason, message: &str) -> (String, Refusal) {
-    let refusal = Refusal {
-        subject: command.entry_id.clone(),
-        is_command: true,
-        event_id: command.event_id.clone(),
-        correlation_id: command.correlation_id.clone(),
-        reason,
-        errors: Rejection::new(reason, Some("task_id"), message).errors_json(),
-        members: format!(
-            "\"command\":\"orchestration.task.cancel\",\"task_id\":\"{}\"",
-            command.cancel.task_id
-        ),
-        // Only triggers are kept.
-        original: Vec::new(),
-        cut: None,
-    };
-    (command.entry_id.clone(), refusal)
 }
 
 /// How many entries from the first on have at most so many bytes together; at least one.

@@ -84,7 +84,7 @@ impl Task {
         })
     }
 
-    /// How urgent it is; normal unless said.
+    /// How urgent it is; unless said as its parent, else as its workflow, else normal.
     pub fn priority(self, priority: Priority) -> Self {
         self.set(|trigger| {
             trigger.priority = Some(priority);
@@ -97,6 +97,40 @@ impl Task {
         self.set(|trigger| {
             let name = workflow.parse::<Name>();
             trigger.workflow_id = Some(name.map_err(|error| invalid("workflow_id", &error))?);
+            Ok(())
+        })
+    }
+
+    /// The caller's own name for it, unique in its workflow.
+    pub fn key(self, key: &str) -> Self {
+        self.set(|trigger| {
+            trigger.key = Some(key.parse().map_err(|error| invalid("key", &error))?);
+            Ok(())
+        })
+    }
+
+    /// Keys or ids of tasks of the same workflow that must have completed before it starts; at most 10,000.
+    pub fn dependencies(self, names: &[&str]) -> Self {
+        self.set(|trigger| {
+            if names.len() > TaskTrigger::MAX_DEPENDENCIES {
+                let problem = format!(
+                    "has {} names, must have at most {}",
+                    names.len(),
+                    TaskTrigger::MAX_DEPENDENCIES
+                );
+                return Err(invalid("dependencies", &problem));
+            }
+            let read = names.iter().map(|name| name.parse::<Name>());
+            let read: Result<Vec<Name>, _> = read.collect();
+            trigger.dependencies = read.map_err(|error| invalid("dependencies", &error))?;
+            Ok(())
+        })
+    }
+
+    /// The task that asks for it, as a handler does: without a priority of its own it takes that one's.
+    pub fn parent(self, parent: TaskId) -> Self {
+        self.set(|trigger| {
+            trigger.parent_task_id = Some(parent);
             Ok(())
         })
     }

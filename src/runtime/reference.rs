@@ -1,20 +1,24 @@
-//! Commands about tasks, and those among them whose task is not known yet.
+//! Commands about tasks, workflows and sagas, and those among them that are about something not known yet.
 //!
-//! Two replicas may read a trigger and a command about its task in either order, so a command waits for a while for its
-//! task to appear. What comes in is carried out many at a time; what waits is looked up many at a time and at fixed
+//! Two replicas may read a trigger and a command about its task in either order, so a command waits for a while for what
+//! it is about to appear. What comes in is carried out many at a time; what waits is looked up many at a time and at fixed
 //! intervals, so that a flood of commands about nothing does not slow down the others.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::Waits;
 use super::replica::Run;
 use crate::domain::id::{Partition, TaskId};
-use crate::domain::trigger::TaskCancel;
+use crate::domain::trigger::{
+    SAGA_CANCEL, SagaCancel, TASK_CANCEL, TASK_HEARTBEAT, TASK_RESULT, TaskCancel, TaskHeartbeat, TaskResult,
+    WORKFLOW_STOP, WorkflowStop,
+};
 use crate::store::StoreError;
-use crate::store::cancels::Cancel;
+use crate::store::cancels::{About, Cancel};
 use crate::store::functions::Cancelled;
+use crate::store::groups::{GroupKind, Stopped};
 
 /// How often what waits is looked up.
 pub(super) const REFERENCE_PAUSE: Duration = Duration::from_millis(250);
@@ -25,16 +29,109 @@ const LOOK_BATCH: usize = 1000;
 /// How many may wait; beyond it the oldest have waited long enough.
 const WAITING_MAX: usize = 10_000;
 
-/// A command about a task.
+/// What a command asks for.
+pub(super) enum Target {
+    /// The end of a task.
+    Cancel(TaskCancel),
+    /// The end of a workflow.
+    Workflow(WorkflowStop),
+    /// The way back of a saga.
+    Saga(SagaCancel),
+    /// An agent's word that its attempt is over.
+    Result(TaskResult),
+    /// An agent's word that it is still at work.
+    Heartbeat(TaskHeartbeat),
+}
+
+impl Target {
+    /// The type of the event that asks for it.
+    pub(super) const fn event_type(&self) -> &'static str {
+        match self {
+            Self::Cancel(_) => TASK_CANCEL,
+            Self::Workflow(_) => WORKFLOW_STOP,
+            Self::Saga(_) => SAGA_CANCEL,
+            Self::Result(_) => TASK_RESULT,
+            Self::Heartbeat(_) => TASK_HEARTBEAT,
+        }
+    }
+
+    /// The field that names what it is about, and what that is.
+    pub(super) const fn field(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Cancel(_) | Self::Result(_) | Self::Heartbeat(_) => ("task_id", "task"),
+            Self::Workflow(_) => ("workflow_id", "workflow"),
+            Self::Saga(_) => ("saga_id", "saga"),
+        }
+    }
+
+    /// The caller's words.
+    fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Cancel(cancel) => cancel.reason.as_deref(),
+            Self::Workflow(stop) => stop.reason.as_deref(),
+            Self::Saga(cancel) => cancel.reason.as_deref(),
+            Self::Result(_) | Self::Heartbeat(_) => None,
+        }
+    }
+
+    /// The task or the group that it is about.
+    const fn about(&self) -> About<'_> {
+        match self {
+            Self::Cancel(cancel) => About::Task(cancel.task_id),
+            Self::Result(result) => About::Task(result.task_id),
+            Self::Heartbeat(beat) => About::Task(beat.task_id),
+            Self::Workflow(stop) => About::Group(&stop.workflow_id),
+            Self::Saga(cancel) => About::Group(&cancel.saga_id),
+        }
+    }
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    /// It is done.
+    Ok,
+    /// What it is about had ended before.
+    Terminal,
+    /// What it is about does not exist (yet).
+    Missing,
+    /// The saga is behind its pivot.
+    Passed,
+    /// The attempt is not the agent's, or not any more.
+    Stale,
+}
+
+impl From<Cancelled> for Word {
+    fn from(word: Cancelled) -> Self {
+        match word {
+            Cancelled::Ok => Self::Ok,
+            Cancelled::Terminal => Self::Terminal,
+            Cancelled::Missing => Self::Missing,
+        }
+    }
+}
+
+impl From<Stopped> for Word {
+    fn from(word: Stopped) -> Self {
+        match word {
+            Stopped::Ok => Self::Ok,
+            Stopped::Terminal => Self::Terminal,
+            Stopped::Missing => Self::Missing,
+            Stopped::Passed => Self::Passed,
+        }
+    }
+}
+
+/// A command about something that exists, or will.
 pub(super) struct Command {
     pub(super) since: Instant,
     pub(super) entry_id: String,
     pub(super) event_id: String,
     pub(super) correlation_id: String,
-    pub(super) cancel: TaskCancel,
+    pub(super) target: Target,
 }
 
-/// The commands whose task is not known yet, the oldest first.
+/// The commands about something that is not known yet, the oldest first.
 pub(super) struct References {
     waiting: Vec<Command>,
     looked_at: Instant,
@@ -57,13 +154,9 @@ impl References {
         self.waiting.iter().any(|command| command.entry_id == entry_id)
     }
 
-    /// Carries out new commands, and those that waited and whose task is known by now. Answers each that has come to
+    /// Carries out new commands, and those that waited for something that is known by now. Answers each that has come to
     /// an end, with its end; `None` where Redis was away until the replica left.
-    pub(super) async fn carry_out(
-        &mut self,
-        run: &Arc<Run>,
-        commands: Vec<Command>,
-    ) -> Option<Vec<(Command, Cancelled)>> {
+    pub(super) async fn carry_out(&mut self, run: &Arc<Run>, commands: Vec<Command>) -> Option<Vec<(Command, Word)>> {
         let mut ended = Vec::new();
         let known: HashSet<String> = self.waiting.iter().map(|one| one.entry_id.clone()).collect();
         // What is read a second time and waits already goes on waiting.
@@ -76,8 +169,8 @@ impl References {
             self.looked_at = Instant::now();
         }
         let mut missing = Vec::new();
-        for (command, word) in cancel_all(run, tried).await? {
-            if word == Cancelled::Missing {
+        for (command, word) in carry_out_all(run, tried).await? {
+            if word == Word::Missing {
                 missing.push(command);
             } else {
                 ended.push((command, word));
@@ -90,11 +183,11 @@ impl References {
             .waiting
             .partition_point(|command| command.since.elapsed() >= run.options.reference_wait);
         let given_up = self.waiting.drain(..overdue.max(surplus));
-        ended.extend(given_up.map(|command| (command, Cancelled::Missing)));
+        ended.extend(given_up.map(|command| (command, Word::Missing)));
         Some(ended)
     }
 
-    /// Takes out those whose task has appeared.
+    /// Takes out those about something that has appeared.
     async fn appeared(&mut self, run: &Run) -> Option<Vec<Command>> {
         let mut found = Vec::new();
         let mut rest = Vec::new();
@@ -104,8 +197,11 @@ impl References {
             if batch.is_empty() {
                 break;
             }
-            let tasks: Vec<TaskId> = batch.iter().map(|command| command.cancel.task_id).collect();
-            let known = until_done(run, "can not look for tasks", || run.store.are_known(&tasks)).await;
+            let about: Vec<About<'_>> = batch.iter().map(|command| command.target.about()).collect();
+            let known = until_done(run, "can not look for what is not known", || {
+                run.store.are_known(&about)
+            })
+            .await;
             let Some(known) = known else {
                 rest.extend(batch);
                 rest.extend(waiting);
@@ -121,39 +217,88 @@ impl References {
     }
 }
 
-/// Carries out commands, as many at a time as there may be.
-async fn cancel_all(run: &Run, commands: Vec<Command>) -> Option<Vec<(Command, Cancelled)>> {
+/// Carries out commands, each kind as many at a time as there may be.
+async fn carry_out_all(run: &Run, commands: Vec<Command>) -> Option<Vec<(Command, Word)>> {
+    let mut ended = Vec::new();
+    let (mut cancels, mut answers) = (Vec::new(), Vec::new());
+    for command in commands {
+        let (kind, id) = match &command.target {
+            Target::Cancel(_) => {
+                cancels.push(command);
+                continue;
+            }
+            Target::Result(_) | Target::Heartbeat(_) => {
+                answers.push(command);
+                continue;
+            }
+            Target::Workflow(stop) => (GroupKind::Workflow, &stop.workflow_id),
+            Target::Saga(cancel) => (GroupKind::Saga, &cancel.saga_id),
+        };
+        let (cause, reason) = (Some(command.event_id.as_str()), command.target.reason());
+        let word = until_done(run, "can not stop", || {
+            run.store.stop(run.replica, kind, id, cause, reason)
+        })
+        .await?;
+        ended.push((command, word.into()));
+    }
+    ended.extend(cancel_all(run, cancels).await?);
+    ended.extend(answer_all(run, answers).await?);
+    Some(ended)
+}
+
+/// What agents say of their attempts.
+async fn answer_all(run: &Run, answers: Vec<Command>) -> Option<Vec<(Command, Word)>> {
+    if answers.is_empty() {
+        return Some(Vec::new());
+    }
+    let about: Vec<About<'_>> = answers.iter().map(|command| command.target.about()).collect();
+    let known = until_done(run, "can not look for tasks", || run.store.are_known(&about)).await?;
+    // No task is handed to an agent, so no attempt is one's.
+    let word = |is_known| if is_known { Word::Stale } else { Word::Missing };
+    Some(answers.into_iter().zip(known.into_iter().map(word)).collect())
+}
+
+/// Cancels tasks, as many at a time as there may be.
+async fn cancel_all(run: &Run, commands: Vec<Command>) -> Option<Vec<(Command, Word)>> {
     let partitions = run.store.partition_count();
-    let mut by_partition: std::collections::BTreeMap<Partition, Vec<Command>> = std::collections::BTreeMap::new();
+    let mut by_partition: BTreeMap<Partition, Vec<(Command, TaskId)>> = BTreeMap::new();
     let mut ended = Vec::new();
     for command in commands {
-        let home = command.cancel.task_id.partition();
-        if home.number() < partitions {
-            by_partition.entry(home).or_default().push(command);
+        let Target::Cancel(cancel) = &command.target else {
+            continue;
+        };
+        let task = cancel.task_id;
+        if task.partition().number() < partitions {
+            by_partition.entry(task.partition()).or_default().push((command, task));
         } else {
-            ended.push((command, Cancelled::Missing));
+            ended.push((command, Word::Missing));
         }
     }
     for (partition, commands) in by_partition {
         let mut commands = commands.into_iter();
         loop {
-            let batch: Vec<Command> = commands.by_ref().take(CANCEL_BATCH).collect();
+            let batch: Vec<(Command, TaskId)> = commands.by_ref().take(CANCEL_BATCH).collect();
             if batch.is_empty() {
                 break;
             }
             let cancels: Vec<Cancel<'_>> = batch
                 .iter()
-                .map(|command| Cancel {
-                    task: command.cancel.task_id,
+                .map(|(command, task)| Cancel {
+                    task: *task,
                     cause: &command.event_id,
-                    message: command.cancel.reason.as_deref(),
+                    message: command.target.reason(),
                 })
                 .collect();
             let words = until_done(run, "can not cancel", || {
                 run.store.cancel_each(partition, run.replica, &cancels)
             });
             let words = words.await?;
-            ended.extend(batch.into_iter().zip(words));
+            ended.extend(
+                batch
+                    .into_iter()
+                    .zip(words)
+                    .map(|((command, _), word)| (command, word.into())),
+            );
         }
     }
     Some(ended)

@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 use super::backoff::Waits;
 use super::defaults::{Defaults, Origin};
-use super::supported::{Supported, supported};
+use super::inherit::inherit;
 use crate::domain::envelope::Envelope;
 use crate::domain::id::{ReplicaId, TaskId};
 use crate::domain::rejection::{Reason, Rejection};
-use crate::domain::trigger::{TASK_CANCEL, TASK_TRIGGER, TaskCancel, TaskTrigger, interpret};
+use crate::domain::trigger::{Inbound, TASK_CANCEL, TASK_TRIGGER, TaskCancel, TaskTrigger, interpret};
 use crate::error::Error;
 use crate::store::cursor::Cursor;
 use crate::store::document::{TaskDocument, Ties};
@@ -45,10 +45,10 @@ pub fn new_actor() -> ReplicaId {
 ///
 /// [`Error::InvalidField`] with everything that is wrong.
 pub fn read_trigger(source_agent: &str, event_id: &str, payload: &str) -> Result<TaskTrigger, Error> {
-    match read(TASK_TRIGGER, source_agent, event_id, payload)? {
-        Supported::Task(trigger) => Ok(*trigger),
-        Supported::Cancel(_) => Err(Error::Store(StoreError::Protocol("trigger"))),
-    }
+    let Inbound::Task(trigger) = read(TASK_TRIGGER, source_agent, event_id, payload)? else {
+        return Err(Error::Store(StoreError::Protocol("trigger")));
+    };
+    Ok(*trigger)
 }
 
 /// Reads a request to end one task by the rules of the stream.
@@ -57,13 +57,13 @@ pub fn read_trigger(source_agent: &str, event_id: &str, payload: &str) -> Result
 ///
 /// [`Error::InvalidField`] with everything that is wrong.
 pub fn read_cancel(source_agent: &str, event_id: &str, payload: &str) -> Result<TaskCancel, Error> {
-    match read(TASK_CANCEL, source_agent, event_id, payload)? {
-        Supported::Cancel(cancel) => Ok(cancel),
-        Supported::Task(_) => Err(Error::Store(StoreError::Protocol("cancel"))),
-    }
+    let Inbound::Cancel(cancel) = read(TASK_CANCEL, source_agent, event_id, payload)? else {
+        return Err(Error::Store(StoreError::Protocol("cancel")));
+    };
+    Ok(cancel)
 }
 
-fn read(event_type: &str, source_agent: &str, event_id: &str, payload: &str) -> Result<Supported, Error> {
+fn read(event_type: &str, source_agent: &str, event_id: &str, payload: &str) -> Result<Inbound, Error> {
     let fields = [
         ("event_type", event_type),
         ("source_agent", source_agent),
@@ -72,14 +72,15 @@ fn read(event_type: &str, source_agent: &str, event_id: &str, payload: &str) -> 
     ]
     .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
     let envelope = Envelope::decode(event_id, &fields).map_err(|refused| refused.rejection)?;
-    Ok(interpret(&envelope).and_then(supported)?)
+    Ok(interpret(&envelope)?)
 }
 
 /// Makes the task that a trigger asks for; the same origin makes it once.
 ///
 /// # Errors
 ///
-/// [`Error::UnknownTask`], [`Error::TaskQueueFull`], [`Error::RedisUnavailable`]; asking again is safe.
+/// [`Error::UnknownTask`], [`Error::InvalidDependency`], [`Error::InvalidField`] (its key is taken, its workflow has ended),
+/// [`Error::TaskQueueFull`], [`Error::RedisUnavailable`]; asking again is safe.
 pub async fn submit(
     store: &Store,
     actor: ReplicaId,
@@ -96,8 +97,9 @@ pub(super) async fn create_one(
     store: &Store,
     actor: ReplicaId,
     asker: Asker,
-    task: NewTask,
+    mut task: NewTask,
 ) -> Result<Submitted, Error> {
+    inherit(store, [&mut task]).await?;
     let task_id = task.id;
     let tasks = [task];
     let appetite = Appetite::none();
@@ -128,7 +130,7 @@ pub(super) async fn create_one(
                 message,
             )))
         }
-        Some(Created::Unresolved(name)) => Err(Error::InvalidField(Rejection::new(
+        Some(Created::Unresolved(name)) => Err(Error::InvalidDependency(Rejection::new(
             Reason::InvalidDependency,
             Some("dependencies"),
             unresolved(name, &tasks[0]),

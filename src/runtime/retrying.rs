@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::backoff::{Backoff, Schedule};
 use super::handler::TaskError;
-use super::work::chance;
+use super::work::{RETRY_AFTER_MAX, chance};
 use crate::domain::retry::RetryPolicy;
 use crate::error::Error;
 
@@ -54,7 +54,8 @@ impl RetryPolicy {
     }
 
     /// Runs an operation until it succeeds, fails for good, or has used up the policy's retries. An error is whatever
-    /// becomes a [`TaskError`], which says whether another attempt may do better.
+    /// becomes a [`TaskError`], which says whether another attempt may do better, and may ask for a longer wait than the
+    /// policy's ([`TaskError::with_retry_after`]).
     ///
     /// ```
     /// use waooaw_orchestration::{Error, RetryPolicy, TaskError};
@@ -146,6 +147,8 @@ impl RetryPolicy {
                     last_error: error.to_string(),
                 });
             };
+            // Where the target asked for a wait, it knows best.
+            let delay = delay.max(error.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX));
             debug!(operation = operation_name, attempt, delay_ms = delay.as_millis(), %error,
                 "an operation failed; trying again");
             last_error = Some(error);
@@ -190,6 +193,24 @@ mod tests {
     /// Without chance, so that the clock can be compared.
     fn exact(policy: RetryPolicy) -> RetryPolicy {
         RetryPolicy { jitter: 0.0, ..policy }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_target_that_asks_for_a_wait_gets_it_up_to_an_hour() {
+        for (asked, waited) in [(7, 7), (0, 1), (7200, 3600)] {
+            let began = Instant::now();
+            let outcome = exact(RetryPolicy::STANDARD)
+                .execute_with_retry(|context| async move {
+                    if context.attempt > 1 {
+                        return Ok(());
+                    }
+                    Err(TaskError::new("busy").with_retry_after(Duration::from_secs(asked)))
+                })
+                .await;
+
+            assert!(outcome.is_ok());
+            assert_eq!(began.elapsed(), Duration::from_secs(waited));
+        }
     }
 
     #[tokio::test(start_paused = true)]

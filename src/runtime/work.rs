@@ -43,7 +43,7 @@ const RESULT_IN_EVENT_BYTES: usize = 64 << 10;
 /// The largest result that is kept at all.
 pub(super) const RESULT_BYTES_MAX: usize = 1 << 20;
 /// The longest wait before a retry that a target may ask for.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// The longest error message that is kept.
 const ERROR_BYTES_MAX: usize = 8 << 10;
 

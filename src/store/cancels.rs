@@ -1,4 +1,4 @@
-//! Many cancels in one go, each with a cause of its own, and a cheap look at which tasks are known.
+//! Many cancels in one go, each with a cause of its own, and a cheap look at what is known.
 
 use super::connection::Args;
 use super::functions::Cancelled;
@@ -6,7 +6,7 @@ use super::library::Function;
 use super::record::json_text;
 use super::reply::{integer, items, text, worded};
 use super::{Store, StoreError};
-use crate::domain::id::{Partition, ReplicaId, TaskId};
+use crate::domain::id::{Name, Partition, ReplicaId, TaskId};
 
 /// One command that asks for the end of a task.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +17,15 @@ pub struct Cancel<'a> {
     pub cause: &'a str,
     /// The caller's own words.
     pub message: Option<&'a str>,
+}
+
+/// What a command is about.
+#[derive(Debug, Clone, Copy)]
+pub enum About<'a> {
+    /// A task.
+    Task(TaskId),
+    /// A workflow or a saga.
+    Group(&'a Name),
 }
 
 impl Cancel<'_> {
@@ -62,17 +71,23 @@ impl Store {
         Ok(words)
     }
 
-    /// Which of some tasks there are, in order.
+    /// Which of some things there are, in order. Of a group also one that is only a name that tasks carry.
     ///
     /// # Errors
     ///
     /// Any [`StoreError`].
-    pub async fn are_known(&self, tasks: &[TaskId]) -> Result<Vec<bool>, StoreError> {
-        let mut pipeline = redis::pipe();
-        for task in tasks {
-            pipeline.cmd("EXISTS").arg(self.keys().task(*task));
+    pub async fn are_known(&self, things: &[About<'_>]) -> Result<Vec<bool>, StoreError> {
+        let (mut pipeline, partitions) = (redis::pipe(), self.partition_count());
+        for thing in things {
+            match *thing {
+                About::Task(task) => pipeline.cmd("EXISTS").arg(self.keys().task(task)),
+                About::Group(id) => pipeline
+                    .cmd("EXISTS")
+                    .arg(self.keys().group_record(id, partitions))
+                    .arg(self.keys().group(id, partitions)),
+            };
         }
         let answers = self.send_all(&pipeline).await?;
-        Ok(answers.iter().map(|answer| integer(answer) == Some(1)).collect())
+        Ok(answers.iter().map(|answer| integer(answer) > Some(0)).collect())
     }
 }

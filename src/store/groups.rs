@@ -5,15 +5,16 @@ use serde_json::value::RawValue;
 use super::connection::Args;
 use super::functions::{Appetite, Asker, Claimed, claimed};
 use super::library::Function;
-use super::record::NewTask;
+use super::record::{NewTask, RANK_AT, edges_text};
 use super::reply::{string, text, worded};
 use super::{Store, StoreError};
 use crate::domain::id::{Name, Partition, ReplicaId, TaskId};
+use crate::domain::priority::Priority;
 
 /// How many tasks one call stages at most.
 const STAGE_TASKS: usize = 100;
-/// How many dependencies one call stages at most, where a task has fewer.
-const STAGE_EDGES: usize = 1000;
+/// How many dependencies one call stages at most; those of a task that has more are staged by several calls.
+const STAGE_EDGES: usize = 500;
 /// How many bytes one call stages at most, where a task has fewer.
 const STAGE_BYTES: usize = 256 << 10;
 
@@ -136,24 +137,59 @@ impl NewGroup {
     }
 
     /// Where to cut the tasks, so that no call keeps Redis for long.
-    fn chunks(&self) -> Vec<&[Member]> {
-        let mut chunks = Vec::new();
-        let (mut from, mut edges, mut bytes) = (0, 0, 0);
-        for (place, member) in self.members.iter().enumerate() {
+    fn chunks(&self) -> Vec<Vec<Piece<'_>>> {
+        let mut chunks = vec![Vec::new()];
+        let (mut edges, mut bytes) = (0, 0);
+        for member in &self.members {
             let size = member.task.trigger.args.get().len() + member.task.trigger.kwargs.get().len();
-            if place > from
-                && (place - from >= STAGE_TASKS
-                    || edges + member.depends_on.len() > STAGE_EDGES
-                    || bytes + size > STAGE_BYTES)
-            {
-                chunks.push(&self.members[from..place]);
-                (from, edges, bytes) = (place, 0, 0);
+            let mut depends_on = &member.depends_on[..];
+            let mut is_first = true;
+            while is_first || !depends_on.is_empty() {
+                let count = depends_on.len().min(STAGE_EDGES);
+                let tasks = chunks.last().map_or(0, Vec::len);
+                let is_full = tasks >= STAGE_TASKS || edges + count > STAGE_EDGES || bytes + size > STAGE_BYTES;
+                // What goes on with a task comes with the next call, when its record is there.
+                if tasks > 0 && (is_full || !is_first) {
+                    chunks.push(Vec::new());
+                    (edges, bytes) = (0, 0);
+                }
+                let (now, later) = depends_on.split_at(count);
+                if let Some(chunk) = chunks.last_mut() {
+                    chunk.push(Piece {
+                        member,
+                        is_first,
+                        depends_on: now,
+                    });
+                }
+                edges += count;
+                bytes += if is_first { size } else { 0 };
+                (depends_on, is_first) = (later, false);
             }
-            edges += member.depends_on.len();
-            bytes += size;
         }
-        chunks.push(&self.members[from..]);
         chunks
+    }
+}
+
+/// A task with as many of its dependencies as one call stages.
+struct Piece<'a> {
+    member: &'a Member,
+    /// Whether it brings the task, or only more that it depends on.
+    is_first: bool,
+    depends_on: &'a [(TaskId, Name)],
+}
+
+impl Piece<'_> {
+    fn push(&self, args: &mut Args) {
+        let task = &self.member.task;
+        args.show(task.id);
+        if self.is_first {
+            let total = self.member.depends_on.len();
+            args.push(task.staged_routing(self.member.flags, total, self.depends_on))
+                .push(task.created_payload())
+                .push(task.body());
+        } else {
+            args.push(format!("+{}", edges_text(self.depends_on))).push("").push("");
+        }
     }
 }
 
@@ -209,11 +245,8 @@ impl Store {
             } else {
                 args.push("").push("").push("");
             }
-            for member in chunks[place] {
-                args.show(member.task.id)
-                    .push(member.task.staged_routing(member.flags, &member.depends_on))
-                    .push(member.task.created_payload())
-                    .push(member.task.body());
+            for piece in &chunks[place] {
+                piece.push(&mut args);
             }
             let (_, mut rest) = worded(self.call(Function::Stage, partition, args).await?, "stage")?;
             let word = rest.next().and_then(string).ok_or(StoreError::Protocol("stage"))?;
@@ -324,6 +357,31 @@ impl Store {
         Ok(values
             .into_iter()
             .map(|value| string(value).filter(|priority| !priority.is_empty()))
+            .collect())
+    }
+
+    /// The priorities of tasks, in order; `None` where there is no such task.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn priorities(&self, tasks: &[TaskId]) -> Result<Vec<Option<Priority>>, StoreError> {
+        if tasks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::pipe();
+        for task in tasks {
+            pipeline
+                .cmd("GETRANGE")
+                .arg(self.keys().task(*task))
+                .arg(RANK_AT)
+                .arg(RANK_AT);
+        }
+        let values = self.send_all(&pipeline).await?;
+        let rank = |value| string(value).and_then(|text| text.bytes().next());
+        Ok(values
+            .into_iter()
+            .map(|value| rank(value).and_then(Priority::from_rank))
             .collect())
     }
 

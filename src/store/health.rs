@@ -150,7 +150,7 @@ pub enum Rights {
 
 /// The commands that replicas and the command line send or the functions run: on a partition's key (K), an inbound
 /// stream (S) or none. A test compares the list with the functions.
-const NEEDED: [&str; 73] = [
+const NEEDED: [&str; 74] = [
     "APPEND K v",
     "DEL K",
     "EXISTS K",
@@ -164,6 +164,7 @@ const NEEDED: [&str; 73] = [
     "HKEYS K",
     "HLEN K",
     "HMGET K f",
+    "HSCAN K 0",
     "HSET K f v",
     "HSETNX K f v",
     "LINDEX K 0",

@@ -14,6 +14,8 @@ use crate::domain::trigger::{Start, TaskTrigger};
 
 /// How many bytes of a record change; the body follows.
 pub const HEADER_BYTES: usize = 63;
+/// Where the rank of the priority stands in a record.
+pub(super) const RANK_AT: usize = 2;
 
 /// What never changes of a task and passes through Redis untouched: the `spec` of the record's body. Defaults are left
 /// out, since every pending task is held in memory.
@@ -157,20 +159,18 @@ impl NewTask {
         routing
     }
 
-    /// Where a task of a group goes: as [`NewTask::routing`], with what the group knows of it.
-    pub(super) fn staged_routing(&self, flags: u8, depends_on: &[(TaskId, Name)]) -> String {
-        let mut routing = format!(
-            "{} {} {} {flags} {} {}",
+    /// Where a task of a group goes: as [`NewTask::routing`], with what the group knows of it. `depends_on` may be only the
+    /// first of `total`.
+    pub(super) fn staged_routing(&self, flags: u8, total: usize, depends_on: &[(TaskId, Name)]) -> String {
+        format!(
+            "{} {} {} {flags} {} {} {total}{}",
             self.queue,
             self.priority.rank(),
             self.retry.max_retries,
             self.start_text(),
-            self.trigger.key.as_ref().map_or("-", Name::as_str)
-        );
-        for (id, name) in depends_on {
-            write!(routing, " {id} {name}").expect("a string takes all");
-        }
-        routing
+            self.trigger.key.as_ref().map_or("-", Name::as_str),
+            edges_text(depends_on)
+        )
     }
 
     /// How to write the task that undoes a step, for the saga that keeps it until then.
@@ -251,6 +251,15 @@ impl NewTask {
             if is_implied { "" } else { &self.correlation_id }
         )
     }
+}
+
+/// What a task depends on, as a part of its routing.
+pub(super) fn edges_text(depends_on: &[(TaskId, Name)]) -> String {
+    let mut text = String::new();
+    for (id, name) in depends_on {
+        write!(text, " {id} {name}").expect("a string takes all");
+    }
+    text
 }
 
 /// A text as JSON, quotes included.

@@ -88,6 +88,36 @@ pub enum Flaw {
     /// A task starts although what it depends on has not ended.
     #[error("starts before `{0}` has ended, which it depends on")]
     StartedTooEarly(TaskId),
+    /// Something is told of a workflow that was not started.
+    #[error("`{0}` of a workflow that was not started")]
+    NotStarted(EventType),
+    /// Something is told of a workflow that was started or ended before, and can not be told then.
+    #[error("`{0}` comes a second time, or after the end")]
+    ToldAgain(EventType),
+    /// A workflow ends before its tasks.
+    #[error("ends while {0} of its tasks have not ended")]
+    EndedEarly(u64),
+    /// A workflow ends otherwise than its tasks did.
+    #[error("`{event}`, but {failed} of its tasks failed or timed out")]
+    OtherEnd {
+        /// What is told.
+        event: EventType,
+        /// How many tasks failed.
+        failed: u64,
+    },
+    /// A workflow counts its tasks otherwise than they are told of.
+    #[error("counts {told} tasks as {what}, but it has {found}")]
+    Miscounted {
+        /// What is counted: a state, or all of them.
+        what: &'static str,
+        /// What the event says.
+        told: u64,
+        /// What the log tells of the tasks.
+        found: u64,
+    },
+    /// All tasks of a workflow have ended and it has not.
+    #[error("all its tasks have ended and it has not")]
+    NotEnded,
     /// The log is over and the task is not.
     #[error("the task is still {0} at the end of the log")]
     Unfinished(TaskState),
@@ -117,6 +147,12 @@ impl Flaw {
             }
             Self::RetryNotCounted { .. } => Guarantee::RetryBudget,
             Self::StartedTooEarly(_) => Guarantee::Dependencies,
+            Self::NotStarted(_)
+            | Self::ToldAgain(_)
+            | Self::EndedEarly(_)
+            | Self::OtherEnd { .. }
+            | Self::Miscounted { .. }
+            | Self::NotEnded => Guarantee::Workflows,
             Self::OtherDeadLetter { .. } | Self::NotBuried(_) => Guarantee::DeadLetters,
         }
     }

@@ -22,6 +22,8 @@ pub enum Guarantee {
     RetryBudget,
     /// What depends on what.
     Dependencies,
+    /// Workflows and their tasks.
+    Workflows,
     /// What runs, and who holds it.
     Owners,
     /// What waits, and where.
@@ -34,7 +36,7 @@ pub enum Guarantee {
 
 impl Guarantee {
     /// Every guarantee, in the order in which they are reported.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::OncePerTrigger,
         Self::OneEndPerLife,
         Self::Sequence,
@@ -42,6 +44,7 @@ impl Guarantee {
         Self::StoredState,
         Self::RetryBudget,
         Self::Dependencies,
+        Self::Workflows,
         Self::Owners,
         Self::Places,
         Self::DeadLetters,
@@ -59,6 +62,7 @@ impl Guarantee {
             Self::StoredState => "stored_state",
             Self::RetryBudget => "retry_budget",
             Self::Dependencies => "dependencies",
+            Self::Workflows => "workflows",
             Self::Owners => "owners",
             Self::Places => "places",
             Self::DeadLetters => "dead_letters",
@@ -79,6 +83,7 @@ impl Guarantee {
             Self::Dependencies => {
                 "no task starts before what it depends on has ended, and none is left waiting after it"
             }
+            Self::Workflows => "a workflow ends once, with its last task, and says what became of all",
             Self::Owners => "what runs is held by its owner, and nothing else is held",
             Self::Places => "what waits stands once, where its record says",
             Self::DeadLetters => "what failed for good is kept until it is requeued, discarded or too old",

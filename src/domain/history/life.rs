@@ -1,5 +1,6 @@
 //! One task as its events tell it.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::Deserialize;
@@ -37,6 +38,8 @@ pub struct TaskLife {
     chain: u64,
     /// What must have ended before it starts.
     waits_for: Box<[TaskId]>,
+    /// The started workflow that it belongs to.
+    pub(super) flow: Option<std::sync::Arc<str>>,
 }
 
 /// What of an event's payload counts here.
@@ -52,6 +55,12 @@ pub(super) struct Counted {
     pub(super) trigger_event_id: Option<String>,
     #[serde(default)]
     pub(super) saga_id: Option<String>,
+    #[serde(default)]
+    pub(super) workflow_id: Option<String>,
+    #[serde(default)]
+    pub(super) total_tasks: Option<u64>,
+    #[serde(default)]
+    pub(super) counts: Option<BTreeMap<String, u64>>,
     #[serde(default)]
     pub(super) blocked_by: Vec<String>,
     #[serde(default)]
@@ -98,6 +107,7 @@ impl TaskLife {
             last: at,
             chain: hash(&event.correlation_id),
             waits_for: counted.blocked_by.iter().filter_map(|id| id.parse().ok()).collect(),
+            flow: None,
         }
     }
 

@@ -8,15 +8,18 @@
 //! Knows nothing of the stored state and of triggers: whether those agree with the log is asked elsewhere.
 
 mod flaw;
+mod flow;
 mod guarantee;
 mod life;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::event::{EntryId, Event, EventType};
 use super::id::TaskId;
 use super::state::TaskState;
 pub use flaw::{Flaw, Violation};
+use flow::{Flow, Told};
 pub use guarantee::Guarantee;
 use life::Counted;
 pub use life::TaskLife;
@@ -76,6 +79,8 @@ pub struct History {
     tasks: HashMap<TaskId, (u64, TaskLife)>,
     others: HashMap<Box<str>, (u64, EntryId)>,
     letters: HashMap<Box<str>, Letter>,
+    /// Workflows that were started, as far as their start was read.
+    flows: HashMap<Arc<str>, Flow>,
     /// Parts that were removed before they were read: behind the first entry, up to the second.
     holes: Vec<(EntryId, EntryId)>,
     cuts: Vec<Cut>,
@@ -257,6 +262,7 @@ impl History {
         let mut violations = self.take_violations();
         violations.extend(unfinished);
         violations.extend(self.unburied());
+        violations.extend(self.unended());
         let (events, subjects) = self.size();
         Verdict {
             events,
@@ -303,7 +309,8 @@ impl History {
         let counted = Counted::of(event);
         self.note(kind, &counted, at);
         let entry = self.tasks.remove(&id);
-        let life = match (entry, kind) {
+        let before = entry.as_ref().and_then(|(_, life)| life.state);
+        let mut life = match (entry, kind) {
             (None, EventType::TaskCreated) => {
                 let trigger = counted.trigger_event_id.as_deref().unwrap_or_default();
                 if counted.saga_id.is_none() && event.causation_id != trigger {
@@ -334,7 +341,68 @@ impl History {
                 life
             }
         };
+        self.follow_flow(kind, &counted, before, &mut life);
         self.tasks.insert(id, (event.seq(), life));
+    }
+
+    /// What an event of a task means for the workflow that it belongs to.
+    fn follow_flow(&mut self, kind: EventType, counted: &Counted, before: Option<TaskState>, life: &mut TaskLife) {
+        if kind == EventType::TaskCreated && life.flow.is_none() {
+            let flow = counted
+                .workflow_id
+                .as_deref()
+                .and_then(|id| self.flows.get_key_value(id));
+            life.flow = flow.filter(|(_, flow)| !flow.is_over()).map(|(id, _)| Arc::clone(id));
+            if let Some(flow) = life.flow.as_ref().and_then(|id| self.flows.get_mut(id)) {
+                flow.add();
+            }
+        } else if let Some(flow) = life.flow.as_ref().and_then(|id| self.flows.get_mut(id)) {
+            flow.follow(before, life.state);
+        }
+    }
+
+    /// What an event of a workflow means.
+    fn read_flow(&mut self, kind: EventType, subject: &str, counted: &Counted, may_miss: bool, flaws: &mut Vec<Flaw>) {
+        let told = Told {
+            total: counted.total_tasks,
+            counts: counted.counts.as_ref(),
+        };
+        let is_exact = self.holes.is_empty();
+        let known = self.flows.get_mut(subject);
+        match (kind, known) {
+            (EventType::WorkflowStarted, None) => {
+                self.flows.insert(subject.into(), Flow::started(&told));
+            }
+            (EventType::WorkflowStarted, Some(_)) => flaws.push(Flaw::ToldAgain(kind)),
+            (EventType::WorkflowCompleted | EventType::WorkflowFailed | EventType::WorkflowCancelled, Some(flow)) => {
+                flow.end(kind, &told, is_exact, flaws);
+            }
+            (EventType::WorkflowCompleted | EventType::WorkflowFailed | EventType::WorkflowCancelled, None)
+                if !may_miss =>
+            {
+                flaws.push(Flaw::NotStarted(kind));
+            }
+            _ => {}
+        }
+    }
+
+    /// Workflows whose tasks have all ended and which have not. Both are written in one step, so this holds at every entry
+    /// that ends a step.
+    #[must_use]
+    pub fn unended(&self) -> Vec<Violation> {
+        if !self.holes.is_empty() {
+            return Vec::new();
+        }
+        let stuck = self.flows.iter().filter(|(_, flow)| flow.is_stuck());
+        let mut found: Vec<Violation> = stuck
+            .map(|(id, _)| Violation {
+                subject: id.to_string(),
+                entry_id: None,
+                flaw: Flaw::NotEnded,
+            })
+            .collect();
+        found.sort_unstable_by(|one, other| one.subject.cmp(&other.subject));
+        found
     }
 
     fn read_other(&mut self, kind: Option<EventType>, event: &Event, at: EntryId, flaws: &mut Vec<Flaw>) {
@@ -343,6 +411,7 @@ impl History {
         if self.count(known, event.seq(), at, flaws).is_none() {
             return;
         }
+        let may_miss = self.may_miss(known.map(|(_, last)| last), at);
         self.others.insert(subject.into(), (event.seq(), at));
         let Some(kind) = kind else { return };
         if kind.as_str().starts_with("orchestration.task.") {
@@ -351,6 +420,7 @@ impl History {
         }
         let counted = Counted::of(event);
         self.note(kind, &counted, at);
+        self.read_flow(kind, subject, &counted, may_miss, flaws);
         if kind == EventType::HistoryRolledBack {
             self.cuts.push(Cut {
                 entry_id: event.entry_id.clone(),

@@ -202,6 +202,7 @@ impl<'a> Auditor<'a> {
         }
         let mut flaws: Vec<Finding> = self.history.take_violations().into_iter().map(Finding::from).collect();
         flaws.extend(self.history.unburied().into_iter().map(Finding::from));
+        flaws.extend(self.history.unended().into_iter().map(Finding::from));
         flaws.append(&mut self.found);
         self.found = flaws;
         Ok(Ok(()))

@@ -35,7 +35,13 @@ local function beat(keys, args)
     -- Only the header: what is held may be large, and this is asked every two seconds.
     local raw = redis.call('GETRANGE', key, 0, HEADER_BYTES - 1)
     local h = #raw == HEADER_BYTES and read_header(raw)
-    if not h or h[STATE] ~= RUNNING or h[OWNER] ~= replica or h[ATTEMPT] ~= held[id] then gone[#gone + 1] = id end
+    if not h or h[STATE] ~= RUNNING or h[OWNER] ~= replica or h[ATTEMPT] ~= held[id] then
+      gone[#gone + 1] = id
+    elseif has(h, IS_STEP) then
+      -- Told again: the bell may have rung before the replica knew that it holds the step.
+      local _, group = read_short(ctx, id)
+      if SAGA.gives_up(ctx, group) then ring(ctx, 'abort', id) end
+    end
   end
 
   local lost = {}

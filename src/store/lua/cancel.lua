@@ -31,7 +31,7 @@ local function cancel(keys, args)
       seen[id] = true
       local _, _, _, _, saga = read_body(records[i])
       local group = load_group(ctx, saga)
-      words[i] = group and saga_cancelled(ctx, group) or 'missing'
+      words[i] = group and SAGA.cancelled(ctx, group, cause, members) or 'missing'
       if words[i] == 'passed' then
         cancel_task(ctx, id, records[i], h, reason, cause, members)
         words[i] = 'ok'

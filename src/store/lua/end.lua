@@ -41,12 +41,14 @@ local function remember_attempt(ctx, id, h, problem)
     h[ATTEMPT], h[OWNER], h[SLOT], iso(h[STARTED]), ctx.iso, problem))
 end
 
--- Says that a task failed for good, and keeps a full copy: the record with its last number, the errors of its attempts.
-local function bury(ctx, id, raw, h, head, correlation, trace, reason, problem)
-  local dead_letter_id = string.format('%s.%d', id, h[ATTEMPT])
-  emit_task(ctx, 'orchestration.task.dead_lettered', id, h, head, correlation, trace,
-    '"dead_letter_id":"' .. dead_letter_id .. '"')
-  local kind = has(h, IS_COMPENSATION) and 'saga_step' or 'task'
+-- The dead letter of a task's last attempt.
+local function letter_of(id, h) return string.format('%s.%d', id, h[ATTEMPT]) end
+
+-- Keeps a full copy of a task in the dead letters: the record with its last number, the errors of its attempts. Answers
+-- its name.
+local function keep_copy(ctx, id, raw, h, head, correlation, reason, problem)
+  local dead_letter_id = letter_of(id, h)
+  local kind = (has(h, IS_COMPENSATION) or reason == 'late_success') and 'saga_step' or 'task'
   local copy = { 'HSET', ctx.prefix .. 'dead:' .. dead_letter_id, 'kind', kind, 'task_id', id, 'task_name',
     task_name_of(head), 'reason', reason, 'error', problem, 'correlation_id', correlation, 'dead_lettered_at', ctx.iso,
     'header', pack_header(h), 'body', string.sub(raw, HEADER_BYTES + 1, HEADER_BYTES + h[BODY]) }
@@ -62,10 +64,20 @@ local function bury(ctx, id, raw, h, head, correlation, trace, reason, problem)
   end
   redis.call(unpack(copy))
   redis.call('ZADD', ctx.prefix .. 'dead', ctx.now, dead_letter_id)
+  return dead_letter_id
 end
 
--- The error of a call that may or may not have arrived.
-local BROKEN = '"type":"connection_broken"'
+-- Says that a task failed for good, and keeps it.
+local function bury(ctx, id, raw, h, head, correlation, trace, reason, problem)
+  emit_task(ctx, 'orchestration.task.dead_lettered', id, h, head, correlation, trace,
+    '"dead_letter_id":"' .. letter_of(id, h) .. '"')
+  keep_copy(ctx, id, raw, h, head, correlation, reason, problem)
+end
+
+-- Errors behind which an action may have had its effect all the same: nobody knows how far it came, or it was done and only
+-- its answer is of no use. `src/domain/history/saga_life.rs` knows them too.
+local DOUBTFUL = { timeout = true, lost = true, cancelled = true, connection_broken = true, invalid_result = true,
+  result_too_large = true, panic = true }
 -- The least pause before a step behind its saga's pivot is tried again after an error that is not to be retried.
 local STUBBORN_MS = 5000
 
@@ -75,7 +87,7 @@ local function fail_attempt(ctx, id, key, raw, h, body, outcome, delay_ms, probl
   local queue, head, correlation, trace, group, step = body[1], body[2], body[3], body[4], body[5], body[6]
   local may_retry = outcome ~= 'rejected' and h[RETRIES] < h[MAX_RETRIES]
   if has(h, IS_STEP) then
-    if outcome == 'timeout' or outcome == 'aborted' or reason == 'lost' or string.find(problem, BROKEN, 1, true) then
+    if DOUBTFUL[string.match(problem, '^{"type":"([%w_]+)"')] or outcome == 'timeout' or outcome == 'aborted' then
       set_flag(h, IN_DOUBT)
     end
     local saga = load_group(ctx, group)
@@ -84,7 +96,7 @@ local function fail_attempt(ctx, id, key, raw, h, body, outcome, delay_ms, probl
     elseif saga and saga.passed ~= '' then
       -- There is no way back: it is tried until it succeeds.
       may_retry = true
-      if reason == 'lost' or outcome == 'rejected' then delay_ms = math.max(delay_ms, STUBBORN_MS) end
+      if outcome == 'rejected' then delay_ms = math.max(delay_ms, STUBBORN_MS) end
     end
   end
   remember_attempt(ctx, id, h, problem)

@@ -85,3 +85,40 @@ local function forget_members(ctx, limit)
   end
   return tasks, redis.call('EXISTS', waiting) == 1
 end
+
+-- How long staged tasks may stand around before they are swept: their replica died, and no other took the event over.
+local STAGED_MS = 3600000
+
+-- Removes up to `limit` tasks of a group that was begun and never made known, the last first; with the first the group
+-- itself goes. Answers whether there may be more.
+local function forget_staged(ctx, limit)
+  local staging = ctx.prefix .. 'staging'
+  local id = redis.call('ZRANGEBYSCORE', staging, '-inf', string.format('%d', ctx.now - STAGED_MS), 'LIMIT', 0, 1)[1]
+  if not id then return false end
+  local group, list = load_group(ctx, id), ctx.prefix .. 'group:' .. id
+  if not group or group.state ~= 'S' then
+    redis.call('ZREM', staging, id)
+    return true
+  end
+  -- What stands before the first are tasks that only carry the name.
+  local ids = redis.call('LRANGE', list, math.max(group.first, redis.call('LLEN', list) - limit), -1)
+  local keys = ctx.prefix .. 'keys:' .. id
+  for at = #ids, 1, -1 do
+    local raw = redis.call('GET', task_key(ctx, ids[at]))
+    local h = read_header(raw)
+    if h and h[PLACE] == STAGED then
+      local key = string.match(raw, '"key":"([^"]+)"$')
+      if key then redis.call('HDEL', keys, key) end
+      forget_keys(ctx, ids[at])
+      ctx.count.opening = ctx.count.opening - 1
+      group.left, group.total = group.left - 1, group.total - 1
+    end
+    redis.call('RPOP', list)
+  end
+  if #ids < limit then
+    redis.call('UNLINK', ctx.prefix .. 'w:' .. id, ctx.prefix .. 's:' .. id)
+    redis.call('ZREM', staging, id)
+    ctx.groups[id] = false
+  end
+  return true
+end

@@ -11,7 +11,7 @@ local function resume(keys, args)
   if not ctx then return refusal end
   local group = load_group(ctx, args[2])
   local word = 'missing'
-  if group and group.kind == 'saga' and group.state ~= 'S' then word = saga_resumed(ctx, group, args[3]) end
+  if group and group.kind == 'saga' and group.state ~= 'S' then word = SAGA.resumed(ctx, group, args[3]) end
   follow(ctx, FOLLOW_BUDGET)
   retire(ctx)
   close(ctx)

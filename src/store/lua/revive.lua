@@ -31,7 +31,9 @@ do
   revive = function(ctx, id, raw, h, cause, actor)
     local queue, head, correlation, trace, group = read_body(raw)
     local attempt = digits(h[ATTEMPT])
-    local letter = id .. '.' .. attempt
+    local letter = letter_of(id, h)
+    -- One that was cancelled lies in none.
+    local letter_json = h[STATE] == CANCELLED and 'null' or '"' .. letter .. '"'
     local life = (tonumber(redis.call('HGET', attempts_key(ctx, id), 'life')) or 1) + 1
     redis.call('HSET', attempts_key(ctx, id), 'life', digits(life), 'r' .. attempt, digits(life))
     remove_letter(ctx, letter)
@@ -46,8 +48,14 @@ do
     local field = WAITING[h[RANK]]
     ctx.count[field] = ctx.count[field] + 1
     emit_task(ctx, 'orchestration.task.requeued', id, h, head, correlation, trace,
-      '"dead_letter_id":"' .. letter .. '","life":' .. digits(life) .. ',"actor":' .. actor, cause)
-    enqueue(ctx, id, h, queue)
+      '"dead_letter_id":' .. letter_json .. ',"life":' .. digits(life) .. ',"actor":' .. actor, cause)
+    if has(h, IS_STEP) and (tonumber(redis.call('HGET', dependencies_key(ctx, id), 'left')) or 0) > 0 then
+      -- What comes before it was given up with it, and is tried again as well.
+      h[PLACE] = BLOCKED
+      aside(ctx, queue, h[RANK], 1)
+    else
+      enqueue(ctx, id, h, queue)
+    end
     -- Written as a whole: what stood behind the body was the error of the life before.
     redis.call('SET', task_key(ctx, id), pack_header(h) .. string.sub(raw, HEADER_BYTES + 1, HEADER_BYTES + h[BODY]))
     return life

@@ -34,6 +34,10 @@ local function settle(keys, args)
     local outcome = verdict.outcome
     local raw = records[i]
     local h = read_header(raw)
+    if h and h[FLAGS] ~= 0 and outcome == 'completed' and has(h, IS_STEP) and h[ATTEMPT] >= verdict.attempt
+      and (h[STATE] == FAILED or h[STATE] == TIMEOUT or h[STATE] == CANCELLED) then
+      SAGA.late(ctx, id, raw, h, { read_body(raw) })
+    end
     if not h then
       words[i] = 'missing'
     elseif h[ATTEMPT] ~= verdict.attempt or h[OWNER] ~= ctx.replica then
@@ -55,9 +59,11 @@ local function settle(keys, args)
         ctx.count.running = ctx.count.running - 1
         ctx.count.duration_ms = ctx.count.duration_ms + duration
         h[LOSSES] = 0
-        count_end(ctx, id, h, COMPLETED, body[5], body[6], data)
+        -- What events carry of it.
+        local result = verdict.extra == '' and data or 'null,' .. verdict.extra
+        count_end(ctx, id, h, COMPLETED, body[5], body[6], result)
         emit_task(ctx, 'orchestration.task.completed', id, h, head, correlation, trace,
-          '"result":' .. (verdict.extra == '' and data or 'null,' .. verdict.extra) .. ',"duration_ms":' .. digits(duration) ..
+          '"result":' .. result .. ',"duration_ms":' .. digits(duration) ..
           ',"worker_id":"' .. ctx.replica .. '/' .. digits(h[SLOT]) .. '","completed_at":"' .. ctx.iso .. '"')
         save(ctx, keys_of_ids[i], raw, h, data)
         words[i] = 'ok'
@@ -65,6 +71,8 @@ local function settle(keys, args)
         local field = WAITING[h[RANK]]
         h[STATE] = PENDING
         h[LOSSES] = 0
+        -- Its handler was told to end in the middle.
+        if has(h, IS_STEP) and data == '"shutdown"' then set_flag(h, IN_DOUBT) end
         ctx.count.running = ctx.count.running - 1
         ctx.count[field] = ctx.count[field] + 1
         emit_task(ctx, 'orchestration.task.released', id, h, head, correlation, trace, '"reason":' .. data)

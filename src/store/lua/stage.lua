@@ -9,15 +9,14 @@ ARGV    1 replica  2 who asks (see create)  3 free slots ("0,3")  4 runs any tas
         11 head ("name JSON \n policy \n priority \n correlation_id \n cause \n trace"), of the group's own events
         12 names of all its tasks, comma-separated; checked with the first chunk  13 queues, likewise
         14 steps of a saga: field and value in turn for `s:<saga>`, as a flat list of netstrings; '' for a workflow
-        then four for each task: id, routing ("queue rank max_retries flags start key", then the tasks it depends on as id
-        and input name, each with a leading space), payload (of the created event, without its last members), body
+        then four for each task: id, routing ("queue rank max_retries flags start key total", then of the `total` tasks it
+        depends on those that fit, as id and input name, each with a leading space), payload (of the created event, without
+        its last members), body; or more that a task of a chunk before depends on: id, '+' and those, '', ''
 Returns { 'ok', word, started }: ok (known now), more (the chunk is kept), duplicate (this very request made it before),
         taken (another did), unknown (with the name behind a space), full, memory (Redis is short of it), queues; or { 'schema', found }.
         O(tasks + dependencies of the chunk).
 ]]
 local STAGE_ARGS = 4
--- How long staged tasks may stand around before they are swept: their replica died, and no other took the event over.
-local STAGED_MS = 3600000
 
 -- Whether all of a group's task names are known; else the first that is not.
 local function unknown_name(ctx, names)
@@ -28,18 +27,41 @@ local function unknown_name(ctx, names)
   return nil
 end
 
+-- Writes what a task depends on, and gathers in `children` who depends on each.
+local function stage_edges(ctx, id, depends_on, hash, names, children)
+  for parent, name in string.gmatch(depends_on, ' (%S+) (%S+)') do
+    hash[#hash + 1] = parent
+    hash[#hash + 1] = '1' .. name
+    local list = children[parent]
+    if not list then
+      list = { 'RPUSH', dependents_key(ctx, parent) }
+      children[parent] = list
+      names[#names + 1] = parent
+    end
+    list[#list + 1] = id
+  end
+  for first = 3, #hash, CHUNK do
+    redis.call('HSET', hash[2], unpack(hash, first, math.min(first + CHUNK - 1, #hash)))
+  end
+end
+
 -- Writes the tasks of a chunk that are not written yet, as nobody sees them.
 local function stage_tasks(ctx, group, args, first_arg)
   local ids, fresh, keys_list, names, children = {}, {}, {}, {}, {}
   for at = first_arg, #args, STAGE_ARGS do ids[#ids + 1] = args[at] end
   local records = load_records(task_keys(ctx, ids))
   for i, id in ipairs(ids) do
-    -- A chunk is written whole: where the record is, everything of it is.
-    if not records[i] then
-      local at = first_arg + (i - 1) * STAGE_ARGS
-      local routing, payload, body = args[at + 1], args[at + 2], args[at + 3]
-      local queue, rank, max_retries, flags, start, key, depends_on =
-        string.match(routing, '^(%S+) (%d) (%d+) (%d+) (%S+) (%S+)(.*)$')
+    local at = first_arg + (i - 1) * STAGE_ARGS
+    local routing, payload, body = args[at + 1], args[at + 2], args[at + 3]
+    if string.byte(routing) == 43 then
+      local key, parent = dependencies_key(ctx, id), string.match(routing, '^%+ (%S+) ')
+      -- A chunk is written whole: where its first is known, everything of it is.
+      if redis.call('HEXISTS', key, parent) == 0 then
+        stage_edges(ctx, id, string.sub(routing, 2), { 'HSET', key }, names, children)
+      end
+    elseif not records[i] then
+      local queue, rank, max_retries, flags, start, key, total, depends_on =
+        string.match(routing, '^(%S+) (%d) (%d+) (%d+) (%S+) (%S+) (%d+)(.*)$')
       ensure_queue(ctx, queue)
       local h = { PENDING, STAGED, tonumber(rank), 0, tonumber(flags), 0, 0, tonumber(max_retries), 0, 0, 0, NOBODY, 0,
         ctx.now, 0, 0, #body }
@@ -49,31 +71,15 @@ local function stage_tasks(ctx, group, args, first_arg)
       fresh[#fresh + 1] = id
       keys_list[#keys_list + 1] = key
       keys_list[#keys_list + 1] = id
-      if depends_on ~= '' then
-        local hash, count = { 'HSET', dependencies_key(ctx, id) }, 0
-        for parent, name in string.gmatch(depends_on, ' (%S+) (%S+)') do
-          hash[#hash + 1] = parent
-          hash[#hash + 1] = '1' .. name
-          count = count + 1
-          local list = children[parent]
-          if not list then
-            list = { 'RPUSH', dependents_key(ctx, parent) }
-            children[parent] = list
-            names[#names + 1] = parent
-          end
-          list[#list + 1] = id
-        end
-        for first = 3, #hash, CHUNK do
-          redis.call('HSET', hash[2], unpack(hash, first, math.min(first + CHUNK - 1, #hash)))
-        end
-        redis.call('HSET', hash[2], 'left', count, 'start', start)
+      if total ~= '0' then
+        stage_edges(ctx, id, depends_on, { 'HSET', dependencies_key(ctx, id), 'left', total, 'start', start }, names, children)
       end
     end
   end
+  for _, parent in ipairs(names) do redis.call(unpack(children[parent])) end
   if #fresh == 0 then return end
   redis.call('RPUSH', ctx.prefix .. 'group:' .. group.id, unpack(fresh))
   redis.call('HSET', ctx.prefix .. 'keys:' .. group.id, unpack(keys_list))
-  for _, parent in ipairs(names) do redis.call(unpack(children[parent])) end
   group.total = group.total + #fresh
   group.left = group.left + #fresh
   ctx.count.opening = ctx.count.opening + #fresh
@@ -100,6 +106,9 @@ local function begin_group(ctx, args)
   if group then
     if group.identity ~= identity then return nil, 'taken' end
     if group.state ~= 'S' then return nil, 'duplicate' end
+    -- Given up, and about to be swept: what comes after that begins anew.
+    local since = redis.call('ZSCORE', ctx.prefix .. 'staging', id)
+    if since and ctx.now - since >= STAGED_MS then return nil, 'full' end
     return group
   end
   if args[9] ~= '1' then return nil, 'again' end
@@ -146,7 +155,7 @@ local function stage(keys, args)
       redis.call('ZREM', ctx.prefix .. 'staging', group.id)
       if group.kind == 'saga' then
         group.state = 'P'
-        saga_told(ctx, group)
+        SAGA.told(ctx, group)
       else
         group.state = 'R'
         emit_group(ctx, group, 'orchestration.workflow.started', string.format(

@@ -24,7 +24,7 @@ local function stop(keys, args)
   elseif group.kind ~= kind or group.state == 'S' then
     word = 'missing'
   elseif kind == 'saga' then
-    word = saga_cancelled(ctx, group)
+    word = SAGA.cancelled(ctx, group, cause, members)
   elseif group.state ~= 'R' then
     word = 'terminal'
   elseif group.stop == '' then

@@ -188,7 +188,7 @@ local function start(ctx, request, entries, stream, started)
         -- The record as it was: whoever runs the task needs of it only what this claim does not change.
         local one = { id, h[ATTEMPT], slot, raw }
         if h[FLAGS] ~= 0 then
-          if has(h, IS_STEP) and h[ATTEMPT] == 1 then step_started(ctx, id, group, step) end
+          if has(h, IS_STEP) and h[ATTEMPT] == 1 then SAGA.step_started(ctx, id, group, step) end
           if has(h, HAS_DEPENDENCIES) then one[5] = read_inputs(ctx, id, h, group) end
         end
         started[#started + 1] = one

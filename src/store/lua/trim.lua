@@ -158,6 +158,7 @@ local function trim(keys, args)
   local events, worth, tasks, last, more = trim_events(ctx, kept[1], kept[2], limit)
   local members, more_members = forget_members(ctx, limit)
   tasks = tasks + members
+  local more_staged = forget_staged(ctx, limit)
   local letters, more_letters = expire_letters(ctx, kept[3], limit)
   if last then
     redis.call('HSET', ctx.meta, 'trimmed_to', last)
@@ -169,7 +170,7 @@ local function trim(keys, args)
     redis.call('HINCRBY', ctx.meta, 'untold_tasks', tasks)
   end
   if letters > 0 then redis.call('HINCRBY', ctx.meta, 'untold_letters', letters) end
-  local is_more = more or more_members or more_letters
+  local is_more = more or more_members or more_staged or more_letters
   if not is_more then
     tidy(ctx, kept)
     tell_trimmed(ctx)

@@ -11,8 +11,10 @@ pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod replica;
 pub(crate) mod resp;
+pub(crate) mod saga;
 pub(crate) mod scene;
 pub(crate) mod service;
+pub(crate) mod workflow;
 
 use std::time::{Duration, Instant};
 
