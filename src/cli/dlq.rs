@@ -194,9 +194,7 @@ pub(super) async fn run(context: &Context, command: DlqCommand) -> Result<(), Fa
 
 /// Reads a policy by the rules of a trigger.
 fn read_policy(text: &str) -> Result<RetryPolicy, Error> {
-    let payload = format!(r#"{{"task_name":"-","retry":{}}}"#, trigger::policy_json(text)?);
-    let trigger = request::read_trigger("cli", "-", &payload)?;
-    Ok(trigger.retry.unwrap_or(RetryPolicy::STANDARD))
+    Ok(request::read_policy(&trigger::policy_json(text)?)?.unwrap_or(RetryPolicy::STANDARD))
 }
 
 async fn list(context: &Context, args: ListArgs) -> Result<(), Failure> {

@@ -211,6 +211,7 @@ async fn list(context: &Context, args: ListArgs) -> Result<(), Failure> {
         state: args.state,
         queue: args.queue,
         workflow: args.workflow,
+        trigger_event_id: None,
         created_before_ms,
         limit: usize::from(args.limit),
     };

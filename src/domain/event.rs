@@ -207,7 +207,7 @@ impl FromStr for EntryId {
 }
 
 /// One event of the log. As JSON its fields stand in this order.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Event {
     /// Where it stands in the log.
     pub entry_id: String,
@@ -224,6 +224,7 @@ pub struct Event {
     /// RFC 3339 UTC with milliseconds.
     pub timestamp: String,
     /// A JSON object, byte for byte.
+    #[schema(value_type = Object)]
     pub payload: Box<RawValue>,
     /// The W3C trace context's parent.
     #[serde(skip_serializing_if = "Option::is_none")]

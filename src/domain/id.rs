@@ -224,7 +224,7 @@ impl fmt::Display for ReplicaId {
 }
 
 /// The beginning of a text, for a message that must stay short.
-pub(super) fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_debug).collect()
 }
 

@@ -20,7 +20,7 @@ const COUNTED_MAX: usize = 10_000;
 const NAMED_MAX: usize = 20;
 
 /// Why a task is where it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Why {
@@ -51,7 +51,7 @@ pub enum Why {
 }
 
 /// The answer.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Explanation {
     /// The task.
     pub task_id: String,
@@ -62,6 +62,7 @@ pub struct Explanation {
     /// The same as a sentence.
     pub summary: String,
     /// What it is about, by name; which names there are depends on the reason.
+    #[schema(value_type = Object)]
     pub details: Map<String, Value>,
 }
 

@@ -15,6 +15,7 @@ use super::inherit::inherit;
 use crate::domain::envelope::Envelope;
 use crate::domain::id::{ReplicaId, TaskId};
 use crate::domain::rejection::{Reason, Rejection};
+use crate::domain::retry::RetryPolicy;
 use crate::domain::trigger::{Inbound, TASK_CANCEL, TASK_TRIGGER, TaskCancel, TaskTrigger, interpret};
 use crate::error::Error;
 use crate::store::cursor::Cursor;
@@ -61,6 +62,42 @@ pub fn read_cancel(source_agent: &str, event_id: &str, payload: &str) -> Result<
         return Err(Error::Store(StoreError::Protocol("cancel")));
     };
     Ok(cancel)
+}
+
+/// Reads a retry policy by the rules of a trigger: the name of a preset in JSON, or an object; `None` for null.
+///
+/// # Errors
+///
+/// [`Error::InvalidField`] with everything that is wrong.
+pub fn read_policy(policy: &str) -> Result<Option<RetryPolicy>, Error> {
+    let payload = format!(r#"{{"task_name":"-","retry":{policy}}}"#);
+    Ok(read_trigger("-", "-", &payload)?.retry)
+}
+
+/// Puts an event about something that exists on the bus, where whoever it concerns reads it.
+///
+/// # Errors
+///
+/// [`Error::RedisUnavailable`]; the same event may be put there again.
+pub async fn publish_command(store: &Store, envelope: &Envelope<'_>) -> Result<(), Error> {
+    let mut fields = vec![
+        ("event_type", &*envelope.event_type),
+        ("source_agent", &*envelope.source_agent),
+        ("event_id", &*envelope.event_id),
+        ("payload", &*envelope.payload),
+    ];
+    let optional = [
+        ("correlation_id", &envelope.correlation_id),
+        ("traceparent", &envelope.traceparent),
+        ("tracestate", &envelope.tracestate),
+    ];
+    fields.extend(
+        optional
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.as_deref()?))),
+    );
+    store.publish(&store.keys().commands(), &fields).await?;
+    Ok(())
 }
 
 fn read(event_type: &str, source_agent: &str, event_id: &str, payload: &str) -> Result<Inbound, Error> {
@@ -337,7 +374,7 @@ async fn pause(
 }
 
 /// A page of tasks.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct TaskPage {
     pub items: Vec<TaskDocument>,

@@ -12,6 +12,7 @@ use super::config::{Config, HandlerKind, Secret};
 use super::http;
 use crate::runtime::builtin::with_builtin;
 use crate::runtime::command_handler::{CommandHandler, INHERITED};
+use crate::runtime::defaults::Defaults;
 use crate::runtime::defaults::HandlerDefaults;
 use crate::runtime::handler::Handlers;
 use crate::runtime::http_handler::HttpHandler;
@@ -205,6 +206,7 @@ pub async fn serve(config: &Config, own: Handlers, stop: CancellationToken) -> R
     }
     let endpoint = endpoint(config)?;
     let store = Store::new(endpoint.clone())?;
+    let http_store = Store::new(endpoint.clone())?;
     let beat_store = Store::new(endpoint)?;
     let replica = Replica::new(store, beat_store, options, stop);
     let address = config.http.addr;
@@ -213,7 +215,15 @@ pub async fn serve(config: &Config, own: Handlers, stop: CancellationToken) -> R
         .map_err(|source| ServeError::Listen { address, source })?;
     info!(%address, "http");
     let http_stop = CancellationToken::new();
-    let http = tokio::spawn(http::serve(listener, replica.handle(), http_stop.clone()));
+    let defaults = Defaults {
+        retry: config.retry.default,
+        handlers: handler_defaults(config),
+    };
+    let api = http::Api::new(http_store, defaults, replica.handle());
+    let http = {
+        let (config, stop) = (config.http.clone(), http_stop.clone());
+        tokio::spawn(async move { http::serve(listener, api, &config, stop).await })
+    };
     let outcome = replica.run().await;
     // While the replica drains, `/readyz` says so; only then does HTTP end.
     http_stop.cancel();

@@ -21,7 +21,7 @@ pub fn timestamp(ms: i64) -> String {
 }
 
 /// A task.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 #[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct TaskDocument {
     pub task_id: String,
@@ -30,15 +30,20 @@ pub struct TaskDocument {
     pub queue: String,
     pub priority: &'static str,
     pub state: &'static str,
+    #[schema(value_type = Object)]
     pub args: Box<RawValue>,
+    #[schema(value_type = Object)]
     pub kwargs: Box<RawValue>,
+    #[schema(value_type = Object)]
     pub inputs: Box<RawValue>,
     pub agent_id: Option<String>,
     pub workflow_id: Option<String>,
     pub dependencies: Vec<String>,
     pub blocked_by: Vec<String>,
     pub parent_task_id: Option<String>,
+    #[schema(value_type = Object)]
     pub tags: Box<RawValue>,
+    #[schema(value_type = Object)]
     pub metadata: Box<RawValue>,
     pub attempt: u32,
     pub retry_count: u32,
@@ -50,8 +55,11 @@ pub struct TaskDocument {
     pub completed_at: Option<String>,
     pub duration_ms: Option<i64>,
     pub worker_id: Option<String>,
+    #[schema(value_type = Option<Object>)]
     pub progress: Option<Box<RawValue>>,
+    #[schema(value_type = Option<Object>)]
     pub result: Option<Box<RawValue>>,
+    #[schema(value_type = Option<Object>)]
     pub error: Option<Box<RawValue>>,
     pub trigger_event_id: String,
     pub correlation_id: String,

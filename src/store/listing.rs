@@ -32,6 +32,8 @@ pub struct TaskQuery {
     pub queue: Option<QueueName>,
     /// Of this workflow.
     pub workflow: Option<Name>,
+    /// That this event asked for.
+    pub trigger_event_id: Option<String>,
     /// Made before this moment, ms since the epoch.
     pub created_before_ms: Option<i64>,
     /// How many to a page, at least 1.
@@ -46,6 +48,7 @@ impl TaskQuery {
             state: None,
             queue: None,
             workflow: None,
+            trigger_event_id: None,
             created_before_ms: None,
             limit,
         }
@@ -58,6 +61,10 @@ impl TaskQuery {
                 .workflow
                 .as_ref()
                 .is_none_or(|workflow| record.body.workflow_id.as_deref() == Some(workflow.as_str()))
+            && self
+                .trigger_event_id
+                .as_ref()
+                .is_none_or(|event_id| record.body.trigger_event_id == *event_id)
             && self
                 .created_before_ms
                 .is_none_or(|before_ms| record.created_ms < before_ms)

@@ -26,6 +26,7 @@ mod dlq;
 mod docs;
 mod groups_cli;
 mod http;
+mod http_api;
 mod http_handler;
 mod ingest;
 mod lifecycle;

@@ -21,7 +21,7 @@ use crate::store::audit::{Facts, Look, Misplaced, Question, Row, Stored, Walk};
 use crate::store::{Store, StoreError};
 use report::Findings;
 pub use report::{Finding, InMotion, NotCovered, Report, Verdict};
-pub use timeline::{Step, Timeline, timeline};
+pub use timeline::{Step, Timeline, task_events, timeline};
 
 /// How many events are read at once.
 const EVENTS: usize = 1000;

@@ -12,6 +12,7 @@ use crate::domain::id::TaskId;
 use crate::domain::rfc3339;
 use crate::error::Error;
 use crate::store::Store;
+use crate::store::record::Record;
 
 /// How many events are read at once.
 const EVENTS: usize = 1000;
@@ -116,16 +117,16 @@ struct Payload {
     blocked_by: Vec<String>,
 }
 
-/// Reads the history of a task.
+/// All events of a task that are still there, in order, and its record.
 ///
 /// # Errors
 ///
 /// [`Error::TaskNotFound`] when neither the store nor the log knows it.
-pub async fn timeline(
+pub async fn task_events(
     store: &Store,
     id: TaskId,
     progress: &(dyn Fn(Progress) + Send + Sync),
-) -> Result<Timeline, Error> {
+) -> Result<(Option<Record>, Vec<Event>), Error> {
     let record = store.task(id).await?;
     let mut events = Vec::new();
     if let Some(record) = &record {
@@ -150,6 +151,20 @@ pub async fn timeline(
     if events.is_empty() && record.is_none() {
         return Err(Error::TaskNotFound(id.to_string()));
     }
+    Ok((record, events))
+}
+
+/// Reads the history of a task.
+///
+/// # Errors
+///
+/// [`Error::TaskNotFound`] when neither the store nor the log knows it.
+pub async fn timeline(
+    store: &Store,
+    id: TaskId,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<Timeline, Error> {
+    let (record, events) = task_events(store, id, progress).await?;
     let mut timeline = Timeline {
         task_id: id.to_string(),
         task_name: record

@@ -108,7 +108,10 @@ impl Guard {
         let shown = digest(shown);
         let mut found = None;
         for (token, role) in &self.tokens {
-            let differing = token.iter().zip(&shown).fold(0, |bits, (a, b)| black_box(bits | (a ^ b)));
+            let differing = token
+                .iter()
+                .zip(&shown)
+                .fold(0, |bits, (a, b)| black_box(bits | (a ^ b)));
             if black_box(differing) == 0 {
                 found = Some(*role);
             }
@@ -141,7 +144,10 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 fn unauthorized(is_wrong: bool) -> Problem {
     let (detail, challenge) = if is_wrong {
-        ("the token is not known", "Bearer realm=\"waooaw\", error=\"invalid_token\"")
+        (
+            "the token is not known",
+            "Bearer realm=\"waooaw\", error=\"invalid_token\"",
+        )
     } else {
         (
             "send the header `Authorization: Bearer <token>` with a token of `http.tokens`",
@@ -166,7 +172,10 @@ fn check_is_no_web_page(method: &Method, headers: &HeaderMap) -> Result<(), Prob
     let is_elsewhere = text("sec-fetch-site").is_some_and(|site| !["same-origin", "none"].contains(&site))
         || text("origin").is_some_and(|origin| origin.split_once("://").is_none_or(|(_, from)| from != host));
     if is_elsewhere {
-        return Err(Problem::new("Forbidden", "a web page of another origin may not change anything here"));
+        return Err(Problem::new(
+            "Forbidden",
+            "a web page of another origin may not change anything here",
+        ));
     }
     Ok(())
 }
@@ -218,13 +227,18 @@ mod tests {
             ((Method::GET, "/read"), Access::Needs(Role::Read)),
             ((Method::POST, "/read"), Access::Needs(Role::Admin)),
         ];
-        let routes = routes.into_iter().map(|((method, path), access)| ((method, path.to_owned()), access));
+        let routes = routes
+            .into_iter()
+            .map(|((method, path), access)| ((method, path.to_owned()), access));
         Guard::new(&config, routes.collect())
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let pair = |(name, value): &(&'static str, &str)| {
-            (header::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+            (
+                header::HeaderName::from_static(name),
+                HeaderValue::from_str(value).unwrap(),
+            )
         };
         pairs.iter().map(pair).collect()
     }
@@ -254,7 +268,11 @@ mod tests {
             (Method::DELETE, "/read", None, 401),
             (Method::GET, "/nothing", None, 401),
         ] {
-            assert_eq!(status(&method, path, authorization), expected, "{method} {path} {authorization:?}");
+            assert_eq!(
+                status(&method, path, authorization),
+                expected,
+                "{method} {path} {authorization:?}"
+            );
         }
         let twice = {
             let mut twice = headers(&[("authorization", "Bearer boss")]);
@@ -273,12 +291,36 @@ mod tests {
             (Method::POST, vec![("host", "[::1]:8001")], true),
             (Method::GET, vec![("host", "evil.example")], false),
             (Method::GET, vec![("host", "localhost.evil.example:8001")], false),
-            (Method::POST, vec![("host", "localhost:8001"), ("origin", "http://localhost:8001")], true),
-            (Method::POST, vec![("host", "localhost:8001"), ("origin", "http://evil.example")], false),
-            (Method::POST, vec![("host", "localhost:8001"), ("origin", "null")], false),
-            (Method::POST, vec![("host", "localhost:8001"), ("sec-fetch-site", "cross-site")], false),
-            (Method::POST, vec![("host", "localhost:8001"), ("sec-fetch-site", "same-origin")], true),
-            (Method::GET, vec![("host", "localhost:8001"), ("sec-fetch-site", "cross-site")], true),
+            (
+                Method::POST,
+                vec![("host", "localhost:8001"), ("origin", "http://localhost:8001")],
+                true,
+            ),
+            (
+                Method::POST,
+                vec![("host", "localhost:8001"), ("origin", "http://evil.example")],
+                false,
+            ),
+            (
+                Method::POST,
+                vec![("host", "localhost:8001"), ("origin", "null")],
+                false,
+            ),
+            (
+                Method::POST,
+                vec![("host", "localhost:8001"), ("sec-fetch-site", "cross-site")],
+                false,
+            ),
+            (
+                Method::POST,
+                vec![("host", "localhost:8001"), ("sec-fetch-site", "same-origin")],
+                true,
+            ),
+            (
+                Method::GET,
+                vec![("host", "localhost:8001"), ("sec-fetch-site", "cross-site")],
+                true,
+            ),
         ] {
             let outcome = guard.check(&method, Some("/read"), &headers(&pairs));
             assert_eq!(outcome.is_ok(), is_let_in, "{method} {pairs:?}");

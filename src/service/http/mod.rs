@@ -4,14 +4,23 @@
 //! the request within limits ([`request`]), calls the same function of the library that the command line calls, and answers
 //! its document, or a problem document ([`problem`]). Nothing here knows a key of Redis or decides what a task may do.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "a problem is made once a request at most, and is read more easily without a box"
+)]
+
 mod access;
 mod body;
+mod dead_letters;
 mod frame;
+mod groups;
 mod health;
+mod operate;
 mod problem;
 mod request;
 mod routes;
 mod tasks;
+mod trace;
 mod triggers;
 
 use std::sync::Arc;
@@ -68,7 +77,10 @@ fn routes() -> Routes {
     let routes = health::routes(routes);
     // The place for `/metrics` and `/v1/scale`.
     let routes = triggers::routes(routes);
-    tasks::routes(routes)
+    let routes = tasks::routes(routes);
+    let routes = groups::routes(routes);
+    let routes = dead_letters::routes(routes);
+    operate::routes(routes)
 }
 
 /// Everything that answers.

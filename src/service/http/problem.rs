@@ -66,41 +66,111 @@ pub(super) const CODES: [(&str, StatusCode, &str); 27] = [
     ("TaskNotFound", StatusCode::NOT_FOUND, "There is no such task"),
     ("WorkflowNotFound", StatusCode::NOT_FOUND, "There is no such workflow"),
     ("SagaNotFound", StatusCode::NOT_FOUND, "There is no such saga"),
-    ("WorkerNotFound", StatusCode::NOT_FOUND, "There is no such worker or replica"),
-    ("DeadLetterNotFound", StatusCode::NOT_FOUND, "There is no such dead letter"),
+    (
+        "WorkerNotFound",
+        StatusCode::NOT_FOUND,
+        "There is no such worker or replica",
+    ),
+    (
+        "DeadLetterNotFound",
+        StatusCode::NOT_FOUND,
+        "There is no such dead letter",
+    ),
     ("QueueNotFound", StatusCode::NOT_FOUND, "There is no such queue"),
     ("NotFound", StatusCode::NOT_FOUND, "There is no such resource"),
-    ("MethodNotAllowed", StatusCode::METHOD_NOT_ALLOWED, "The resource does not know this method"),
+    (
+        "MethodNotAllowed",
+        StatusCode::METHOD_NOT_ALLOWED,
+        "The resource does not know this method",
+    ),
     ("TaskQueueFull", StatusCode::TOO_MANY_REQUESTS, "The queue is full"),
-    ("CyclicDependency", StatusCode::UNPROCESSABLE_ENTITY, "Tasks depend on each other in a ring"),
-    ("InvalidDependency", StatusCode::UNPROCESSABLE_ENTITY, "A dependency is not known"),
-    ("InvalidField", StatusCode::UNPROCESSABLE_ENTITY, "A value can not be accepted"),
-    ("UnknownTask", StatusCode::UNPROCESSABLE_ENTITY, "No replica can run this task"),
-    ("PayloadTooLarge", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
-    ("UnsupportedMediaType", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not JSON"),
-    ("RequestTimeout", StatusCode::REQUEST_TIMEOUT, "The request did not arrive in time"),
-    ("DependencyNotSatisfied", StatusCode::CONFLICT, "A dependency is not completed"),
-    ("InvalidTransition", StatusCode::CONFLICT, "The state does not allow this"),
+    (
+        "CyclicDependency",
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "Tasks depend on each other in a ring",
+    ),
+    (
+        "InvalidDependency",
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "A dependency is not known",
+    ),
+    (
+        "InvalidField",
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "A value can not be accepted",
+    ),
+    (
+        "UnknownTask",
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "No replica can run this task",
+    ),
+    (
+        "PayloadTooLarge",
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "The body is too large",
+    ),
+    (
+        "UnsupportedMediaType",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "The body is not JSON",
+    ),
+    (
+        "RequestTimeout",
+        StatusCode::REQUEST_TIMEOUT,
+        "The request did not arrive in time",
+    ),
+    (
+        "DependencyNotSatisfied",
+        StatusCode::CONFLICT,
+        "A dependency is not completed",
+    ),
+    (
+        "InvalidTransition",
+        StatusCode::CONFLICT,
+        "The state does not allow this",
+    ),
     ("WorkerPoolFull", StatusCode::CONFLICT, "The worker pool is full"),
-    ("NoWorkersAvailable", StatusCode::SERVICE_UNAVAILABLE, "There are no workers"),
+    (
+        "NoWorkersAvailable",
+        StatusCode::SERVICE_UNAVAILABLE,
+        "There are no workers",
+    ),
     ("Unauthorized", StatusCode::UNAUTHORIZED, "A token is needed"),
     ("Forbidden", StatusCode::FORBIDDEN, "The token does not allow this"),
-    ("RedisUnavailable", StatusCode::SERVICE_UNAVAILABLE, "Redis is unavailable"),
-    ("TooManyStreams", StatusCode::SERVICE_UNAVAILABLE, "Too many clients follow the events"),
-    ("ShuttingDown", StatusCode::SERVICE_UNAVAILABLE, "The replica is stopping"),
-    ("IncompatibleStore", StatusCode::INTERNAL_SERVER_ERROR, "Redis holds what this release can not work with"),
-    ("Internal", StatusCode::INTERNAL_SERVER_ERROR, "The replica made a mistake"),
+    (
+        "RedisUnavailable",
+        StatusCode::SERVICE_UNAVAILABLE,
+        "Redis is unavailable",
+    ),
+    (
+        "TooManyStreams",
+        StatusCode::SERVICE_UNAVAILABLE,
+        "Too many clients follow the events",
+    ),
+    (
+        "ShuttingDown",
+        StatusCode::SERVICE_UNAVAILABLE,
+        "The replica is stopping",
+    ),
+    (
+        "IncompatibleStore",
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "Redis holds what this release can not work with",
+    ),
+    (
+        "Internal",
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "The replica made a mistake",
+    ),
 ];
 
 impl Problem {
     /// A problem of one of the codes.
     pub(super) fn new(code: &'static str, detail: impl Into<String>) -> Self {
-        let (status, title) = CODES
-            .iter()
-            .find(|(known, ..)| *known == code)
-            .map_or((StatusCode::INTERNAL_SERVER_ERROR, "The replica made a mistake"), |(_, status, title)| {
-                (*status, *title)
-            });
+        let (status, title) = CODES.iter().find(|(known, ..)| *known == code).map_or(
+            (StatusCode::INTERNAL_SERVER_ERROR, "The replica made a mistake"),
+            |(_, status, title)| (*status, *title),
+        );
         Self {
             kind: format!("urn:waooaw:problem:{code}"),
             title,
@@ -273,7 +343,9 @@ mod tests {
             Error::TaskQueueFull { max_size: 1 },
             Error::UnknownTask("t".into()),
             Error::InvalidTransition("t".into()),
-            Error::CyclicDependency { cycle: vec!["a".into(), "a".into()] },
+            Error::CyclicDependency {
+                cycle: vec!["a".into(), "a".into()],
+            },
         ] {
             let (code, text) = (error.code(), error.to_string());
             let problem = Problem::from(error);

@@ -176,8 +176,13 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<String, Problem> {
         let detail = format!("a body may have {BODY_BYTES_MAX} bytes");
         Problem::new("PayloadTooLarge", detail)
     };
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    if announced.and_then(|length| length.parse().ok()).is_some_and(|length: u64| length > BODY_BYTES_MAX as u64) {
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok());
+    if announced
+        .and_then(|length| length.parse().ok())
+        .is_some_and(|length: u64| length > BODY_BYTES_MAX as u64)
+    {
         return Err(too_large());
     }
     let bytes = match tokio::time::timeout(BODY_PATIENCE, to_bytes(body, BODY_BYTES_MAX)).await {
@@ -236,7 +241,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Fields<T> {
         let value = read.map_err(|error| {
             let path = error.path().to_string();
             let field = if path == "." { "body" } else { &path };
-            Problem::from(Rejection::new(Reason::InvalidField, Some(field), error.inner().to_string()))
+            Problem::from(Rejection::new(
+                Reason::InvalidField,
+                Some(field),
+                error.inner().to_string(),
+            ))
         })?;
         if let Err(error) = reader.end() {
             return Err(Rejection::new(Reason::Malformed, Some("body"), error.to_string()).into());

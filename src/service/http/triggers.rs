@@ -24,9 +24,11 @@ use crate::runtime::{group, request};
 use crate::service::config::Role;
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes
-        .post("/v1/triggers", Access::Needs(Role::Trigger), trigger)
-        .post("/v1/commands", Access::Needs(Role::Admin), command)
+    routes.post("/v1/triggers", Access::Needs(Role::Trigger), trigger).post(
+        "/v1/commands",
+        Access::Needs(Role::Admin),
+        command,
+    )
 }
 
 /// The envelope of an event. Unknown fields of the envelope are passed over; unknown fields of the payload are refused by
@@ -112,7 +114,7 @@ pub(super) async fn trigger(
     let envelope = Envelope::from_json(&body, &default_id).map_err(|refused| refused.rejection)?;
     let inbound = interpret(&envelope)?;
     let store = api.store();
-    let header_trace = super::tracing::traceparent(&headers);
+    let header_trace = super::trace::context(&headers);
     let trace = match envelope.traceparent.as_deref() {
         Some(parent) => Some((parent, envelope.tracestate.as_deref())),
         None => header_trace,
@@ -162,10 +164,7 @@ pub(super) async fn trigger(
         (status = 404, body = Problem, description = "TaskNotFound, WorkflowNotFound, SagaNotFound"),
         (status = 409, body = Problem, description = "InvalidTransition: it has ended"),
         (status = 422, body = Problem, description = "InvalidField")))]
-pub(super) async fn command(
-    State(api): State<Api>,
-    JsonText(body): JsonText,
-) -> Result<impl IntoResponse, Problem> {
+pub(super) async fn command(State(api): State<Api>, JsonText(body): JsonText) -> Result<impl IntoResponse, Problem> {
     let default_id = uuid::Uuid::new_v4().to_string();
     let envelope = Envelope::from_json(&body, &default_id).map_err(|refused| refused.rejection)?;
     let inbound = interpret(&envelope)?;
@@ -198,11 +197,7 @@ pub(super) async fn command(
 }
 
 /// Ends a task; one that has ended is an error here.
-pub(super) async fn cancel_task(
-    api: &Api,
-    id: crate::domain::id::TaskId,
-    reason: Option<&str>,
-) -> Result<(), Problem> {
+pub(super) async fn cancel_task(api: &Api, id: crate::domain::id::TaskId, reason: Option<&str>) -> Result<(), Problem> {
     if request::cancel(api.store(), api.0.actor, id, reason).await? {
         return Ok(());
     }

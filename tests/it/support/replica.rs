@@ -1,6 +1,7 @@
 //! Replicas as processes of the binary.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -253,9 +254,33 @@ impl Drop for ReplicaProcess {
 
 /// Asks who listens on a port of this machine; `None` while nobody answers.
 pub(crate) async fn get(port: u16, path: &str) -> Option<(u16, Value)> {
+    ask(port, "GET", path, None, None).await
+}
+
+/// Sends a request with a token and a body of JSON, where there are any; `None` while nobody answers.
+pub(crate) async fn ask(
+    port: u16,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    body: Option<&str>,
+) -> Option<(u16, Value)> {
     let ask = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+        if let Some(token) = token {
+            write!(request, "Authorization: Bearer {token}\r\n").unwrap();
+        }
+        if let Some(body) = body {
+            let length = body.len();
+            write!(
+                request,
+                "Content-Type: application/json\r\nContent-Length: {length}\r\n"
+            )
+            .unwrap();
+        }
+        request.push_str("\r\n");
+        request.push_str(body.unwrap_or_default());
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
