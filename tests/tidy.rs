@@ -62,11 +62,9 @@ const SPAWNERS: [&str; 3] = ["src/runtime/", "src/service/", "src/cli/"];
 const SPAWNS: [&str; 4] = ["spawn", "spawn_blocking", "spawn_local", "spawn_on"];
 
 /// Dependencies that no source names, each with the reason why it is there all the same.
-const UNNAMED_DEPENDENCIES: [(&str, &str); 4] = [
+const UNNAMED_DEPENDENCIES: [(&str, &str); 2] = [
     ("prometheus-client", "for a piece that follows"),
     ("ratatui", "for a piece that follows"),
-    ("tower-http", "for a piece that follows"),
-    ("utoipa", "for a piece that follows"),
 ];
 
 fn violations(tree: &Tree) -> Vec<String> {

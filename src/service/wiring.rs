@@ -219,7 +219,7 @@ pub async fn serve(config: &Config, own: Handlers, stop: CancellationToken) -> R
         retry: config.retry.default,
         handlers: handler_defaults(config),
     };
-    let api = http::Api::new(http_store, defaults, replica.handle());
+    let api = http::Api::new(http_store, defaults, replica.handle(), http_stop.clone());
     let http = {
         let (config, stop) = (config.http.clone(), http_stop.clone());
         tokio::spawn(async move { http::serve(listener, api, &config, stop).await })

@@ -12,6 +12,7 @@
 mod access;
 mod body;
 mod dead_letters;
+mod events;
 mod frame;
 mod groups;
 mod health;
@@ -52,17 +53,19 @@ struct Inner {
     /// Who stands in the events that requests cause.
     actor: ReplicaId,
     replica: ReplicaHandle,
+    feed: events::Feed,
 }
 
 impl Api {
     /// What answers for a replica. `store` is a connection of its own: requests must not wait behind tasks, nor tasks behind
-    /// requests.
-    pub(super) fn new(store: Store, defaults: Defaults, replica: ReplicaHandle) -> Self {
+    /// requests. Streams end with `stop`.
+    pub(super) fn new(store: Store, defaults: Defaults, replica: ReplicaHandle, stop: CancellationToken) -> Self {
         Self(Arc::new(Inner {
             store,
             defaults,
             actor: new_actor(),
             replica,
+            feed: events::Feed::new(stop),
         }))
     }
 
@@ -80,6 +83,7 @@ fn routes() -> Routes {
     let routes = tasks::routes(routes);
     let routes = groups::routes(routes);
     let routes = dead_letters::routes(routes);
+    let routes = events::routes(routes);
     operate::routes(routes)
 }
 
@@ -107,7 +111,8 @@ pub(super) async fn serve(
     config: &HttpConfig,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(api, config))
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    let ringing = api.clone();
+    let answering = axum::serve(listener, router(api, config)).with_graceful_shutdown(stop.cancelled_owned());
+    let (outcome, ()) = tokio::join!(answering, ringing.0.feed.ring(ringing.store()));
+    outcome
 }
