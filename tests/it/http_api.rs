@@ -57,20 +57,20 @@ async fn a_task_is_triggered_looked_at_and_cancelled() {
     let listed = get(&replica, "/v1/tasks?state=completed&trigger_event_id=once").await;
     assert_eq!(listed["items"][0]["task_id"], id.as_str());
 
-    let long = trigger("long", &json!({ "task_name": "sleep", "args": [60000] }));
-    let long = post(&replica, "/v1/triggers", &long).await;
-    let long = long["task_id"].as_str().unwrap();
-    log.until_task(long.parse().unwrap(), "task.started").await;
-    let why = get(&replica, &format!("/v1/tasks/{long}/explain")).await;
+    let slow = trigger("long", &json!({ "task_name": "sleep", "args": [60000] }));
+    let slow = post(&replica, "/v1/triggers", &slow).await;
+    let slow = slow["task_id"].as_str().unwrap();
+    log.until_task(slow.parse().unwrap(), "task.started").await;
+    let why = get(&replica, &format!("/v1/tasks/{slow}/explain")).await;
     assert_eq!(why["state"], "RUNNING");
     post(
         &replica,
-        &format!("/v1/tasks/{long}/cancel"),
+        &format!("/v1/tasks/{slow}/cancel"),
         &json!({ "reason": "enough" }),
     )
     .await;
-    log.until_task(long.parse().unwrap(), "task.cancelled").await;
-    let (status, again) = call(&replica, "POST", &format!("/v1/tasks/{long}/cancel"), None).await;
+    log.until_task(slow.parse().unwrap(), "task.cancelled").await;
+    let (status, again) = call(&replica, "POST", &format!("/v1/tasks/{slow}/cancel"), None).await;
     assert_eq!((status, again["code"].as_str()), (409, Some("InvalidTransition")));
     check_all_ended(&redis).await;
 }
@@ -154,10 +154,13 @@ async fn dead_letters_queues_workers_and_figures_are_operated() {
     assert_eq!(get(&replica, "/v1/queues").await["items"][0]["paused"], true);
     post(&replica, "/v1/queues/default/resume", &json!({})).await;
     let limits = json!({ "max_running": 7 });
-    let (status, _) = call(&replica, "PATCH", "/v1/queues/default", Some(&limits)).await;
-    assert_eq!(status, 200);
-    let stats = get(&replica, "/v1/stats").await;
-    assert_eq!((&stats["max_running"], &stats["failed_count"]), (&json!(7), &json!(3)));
+    let (code, _) = call(&replica, "PATCH", "/v1/queues/default", Some(&limits)).await;
+    assert_eq!(code, 200);
+    let figures = get(&replica, "/v1/stats").await;
+    assert_eq!(
+        (&figures["max_running"], &figures["failed_count"]),
+        (&json!(7), &json!(3))
+    );
 
     let (status, full) = call(&replica, "POST", "/v1/workers/scale", Some(&json!({ "add": 1 }))).await;
     assert_eq!((status, full["code"].as_str()), (409, Some("WorkerPoolFull")));

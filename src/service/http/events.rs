@@ -509,9 +509,9 @@ impl Follower {
 /// One message; JSON of several lines stays one value.
 fn message(text: &mut String, cursor: &Cursor, json: &str) {
     // Writing to a text can not fail.
-    write!(text, "id: {cursor}\n").unwrap_or_default();
+    writeln!(text, "id: {cursor}").unwrap_or_default();
     for line in json.split(['\n', '\r']) {
-        write!(text, "data: {line}\n").unwrap_or_default();
+        writeln!(text, "data: {line}").unwrap_or_default();
     }
     text.push('\n');
 }

@@ -92,7 +92,7 @@ fn router(api: Api, config: &HttpConfig) -> Router {
     let (router, table) = routes().into_parts();
     let guard = Arc::new(Guard::new(config, table));
     let router = router
-        .fallback(async || Problem::new("NotFound", "there is no such path; /openapi.json lists those that are"))
+        .fallback(async || Problem::new("NotFound", "there is no such path"))
         .method_not_allowed_fallback(async |method: Method| {
             Problem::new("MethodNotAllowed", format!("this path does not know {method}"))
         })

@@ -55,7 +55,7 @@ pub(super) struct EventEnvelope {
     /// W3C trace context.
     #[schema(max_length = 512)]
     tracestate: Option<String>,
-    /// By the type; docs/asyncapi.json has the schema of each.
+    /// By the type.
     #[schema(value_type = Object, example = json!({ "task_name": "echo", "args": ["hi"] }))]
     payload: Value,
 }
