@@ -141,6 +141,8 @@ pub(super) async fn act(run: Arc<Run>, source: Source, mut batches: mpsc::Receiv
         references: References::new(),
         backlog: Vec::new(),
         orphans: Vec::new(),
+        began: Instant::now(),
+        held_up: Duration::ZERO,
         connection: None,
     };
     let mut quiet_since = Instant::now();
@@ -178,8 +180,13 @@ struct Acting {
     source: Source,
     stream: String,
     references: References,
-    /// Tasks that depend on something not known yet, with when it was first missed.
-    orphans: Vec<(Instant, Entry, NewTask)>,
+    /// Tasks that depend on something not known yet, with when it was first missed by the time that passes here.
+    orphans: Vec<(Duration, Entry, NewTask)>,
+    /// When it began to act.
+    began: Instant,
+    /// How much of the time since it waited for room. What a task depends on may stand behind it in the stream, and is not
+    /// read until then; so this time does not count.
+    held_up: Duration,
     /// Triggers that wait for older ones to be read.
     backlog: Vec<Entry>,
     /// The connection since before what is not acknowledged yet was acted upon.
@@ -482,9 +489,8 @@ impl Acting {
 
     /// Tries again what depended on something unknown, and gives up what did so for too long.
     async fn adopt(&mut self, plan: &mut Plan, done: &mut Vec<String>) {
-        let now = Instant::now();
         let is_new = !plan.unresolved.is_empty();
-        let mut first_missed: HashMap<String, Instant> = HashMap::new();
+        let mut first_missed: HashMap<String, Duration> = HashMap::new();
         let mut again: BTreeMap<Partition, (Vec<Entry>, Vec<NewTask>)> = BTreeMap::new();
         for (since, entry, task) in self.orphans.drain(..) {
             first_missed.insert(entry.id.clone(), since);
@@ -497,8 +503,9 @@ impl Acting {
             self.backlog.extend(rest);
         }
         for (entry, task, name) in std::mem::take(&mut plan.unresolved) {
+            let now = self.time();
             let since = first_missed.get(&entry.id).copied().unwrap_or(now);
-            if since.elapsed() < self.run.options.reference_wait {
+            if now.saturating_sub(since) < self.run.options.reference_wait {
                 self.orphans.push((since, entry, task));
             } else {
                 let message = unresolved(&name, &task);
@@ -514,10 +521,23 @@ impl Acting {
         }
     }
 
+    /// How long it has acted, without the time for which it waited for room.
+    fn time(&self) -> Duration {
+        self.began.elapsed().saturating_sub(self.held_up)
+    }
+
+    /// Waits for room, see [`Self::wait_for_turn`].
+    async fn turn(&mut self, next: &str, done: &mut Vec<String>) -> Option<Asker> {
+        let began = Instant::now();
+        let asker = self.wait_for_turn(next, done).await;
+        self.held_up += began.elapsed();
+        asker
+    }
+
     /// Waits for room in a full queue for what comes from the entry `next` on. Older triggers that another replica holds
     /// go first; should it have died with them, this one goes on after a while. `None` when the replica stops, or when
     /// older triggers came back and must be read before these.
-    async fn turn(&mut self, next: &str, done: &mut Vec<String>) -> Option<Asker> {
+    async fn wait_for_turn(&mut self, next: &str, done: &mut Vec<String>) -> Option<Asker> {
         // What is done must not look as if it still waited.
         self.acknowledge(done).await;
         let run = &self.run;

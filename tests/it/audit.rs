@@ -37,7 +37,7 @@ struct Break {
 async fn breaks(scene: &Scene) -> Vec<Break> {
     use Guarantee::{
         Counters, DeadLetters, Dependencies, LegalPath, OncePerTrigger, OneEndPerLife, Owners, Places, RetryBudget,
-        Sequence, StoredState,
+        Sequence, StoredState, Workflows,
     };
     let mut list = Vec::new();
     let mut add = |what, commands: &[String], guarantee, subject: &dyn ToString, is_mendable| {
@@ -114,6 +114,17 @@ async fn breaks(scene: &Scene) -> Vec<Break> {
         ],
         Dependencies,
         &other,
+        false,
+    );
+
+    add(
+        "a workflow that ends before its tasks",
+        &[
+            event("flow", 1, "workflow.started", "e-1", r#"{"total_tasks":1}"#),
+            event("flow", 2, "workflow.completed", "x", r#"{"total_tasks":1}"#),
+        ],
+        Workflows,
+        &"flow",
         false,
     );
 

@@ -217,6 +217,32 @@ async fn a_workflow_larger_than_the_queue_is_admitted_whole_in_its_turn() {
 }
 
 #[tokio::test]
+async fn a_child_waits_as_long_as_a_full_queue_keeps_its_parent_from_being_read() {
+    let redis = TestRedis::start().await;
+    let settings = redis.replica().workers(1).set("TASK_QUEUE_MAX_SIZE", "1");
+    let _replica = settings.set("WAOOAW_QUEUE__REFERENCE_WAIT", "1s").start().await;
+    let task = |key: &str, dependencies: &[&str]| json!({ "task_name": "noop", "workflow_id": "w", "key": key, "dependencies": dependencies });
+
+    redis.trigger("child", &task("child", &["parent"])).await;
+    let mut log = redis.log().await;
+    // Long enough for the child to be read alone.
+    wait_for("the child waits", async || {
+        let pending = redis.pending("waooaw:triggers", "orchestrators").await;
+        holds(pending == 1, || format!("{pending} pending"))
+    })
+    .await;
+    for number in 0..2 {
+        let slow = json!({ "task_name": "sleep", "kwargs": { "ms": 1200 } });
+        redis.trigger(&format!("slow-{number}"), &slow).await;
+    }
+    redis.trigger("parent", &task("parent", &[])).await;
+    log.until_count("task.completed", 4).await;
+
+    assert_eq!(log.count("trigger.rejected"), 0);
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
 async fn a_workflow_lives_in_one_partition_of_several() {
     let redis = TestRedis::start().await;
     let partitions = 4;

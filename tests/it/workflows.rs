@@ -118,6 +118,36 @@ async fn a_saga_starts_on_the_bus_and_goes_back_on_a_command() {
     check_all_ended(&redis).await;
 }
 
+#[tokio::test]
+async fn the_results_of_many_arrive_as_inputs() {
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().start().await;
+    let mut tasks: Vec<Value> = (0..40)
+        .map(|number| json!({ "task_id": format!("t{number}"), "name": "add", "args": [number, 1] }))
+        .collect();
+    let names: Vec<String> = (0..40).map(|number| format!("t{number}")).collect();
+    tasks.push(json!({ "task_id": "sum", "name": "echo", "dependencies": names }));
+
+    publish(
+        &redis,
+        "workflow.start",
+        "w",
+        &json!({ "workflow_id": "w", "tasks": tasks }),
+    )
+    .await;
+    let mut log = redis.log().await;
+    let completed = log.until_task(node("w", "sum"), "task.completed").await;
+
+    let expected: serde_json::Map<String, Value> = (0..40)
+        .map(|number| (format!("t{number}"), json!(number + 1)))
+        .collect();
+    assert_eq!(completed.payload["result"]["inputs"], Value::Object(expected.clone()));
+    let document = redis.queue().await.get_task(node("w", "sum")).await.unwrap();
+    let inputs = serde_json::to_value(&document).unwrap()["inputs"].clone();
+    assert_eq!(inputs, Value::Object(expected));
+    check_all_ended(&redis).await;
+}
+
 /// Tasks one behind the other.
 fn chain(length: usize) -> Vec<(String, Vec<String>)> {
     let name = |number: usize| format!("t{number}");
