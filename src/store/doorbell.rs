@@ -54,6 +54,11 @@ impl Doorbell {
     /// change, and what came meanwhile ends it at once. So whoever is woken by something else does not need a new
     /// connection each time.
     pub async fn wait(&mut self, bells: &Bells) -> Result<(), StoreError> {
+        if bells.is_empty() {
+            // Every queue is paused. Redis refuses to wait behind nothing; what ends a pause rings another bell.
+            tokio::time::sleep(self.wait).await;
+            return Ok(());
+        }
         self.heard
             .retain(|stream, _| bells.iter().any(|(known, _)| known == stream));
         let is_same = |streams: &[String]| streams.iter().eq(bells.iter().map(|(stream, _)| stream));

@@ -21,7 +21,6 @@
 //! | `bell` | short stream: wakes replicas for what no queue tells them |
 //! | `beats`, `replica:<id>`, `can:<id>` | who lives, what they report (open circuits too), which tasks they can run |
 //! | `figures:<id>` | string: what each worker of a replica did, for two minutes |
-//! | `paused` | hash: queues that nothing is handed out of, with who and why |
 //! | `aside` | hash: pending tasks by rank and queue that wait elsewhere than in its streams |
 //! | `handlers` | sorted set: task names by when a replica last registered them |
 //! | `dead`, `dead:<id>` | dead letters by time, and each one's copy |
@@ -30,7 +29,7 @@
 //! | `paused` | hash: the queues that are paused, with who, why and when |
 //! | `rate` | hash: tasks ended in each of the last 64 seconds |
 //!
-//! Never decides policy, never sleeps, never retries a task: that is the runtime's.
+//! Never decides policy, never pauses between tries, never retries a task: that is the runtime's.
 
 mod ahead;
 pub mod audit;

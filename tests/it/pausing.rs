@@ -21,6 +21,23 @@ fn noop(queue: &str) -> Value {
 }
 
 #[tokio::test]
+async fn a_replica_whose_every_queue_is_paused_waits_in_peace() {
+    let redis = TestRedis::start().await;
+    let replica = redis.replica().workers(2).start().await;
+    let store = redis.store();
+    assert!(operate::pause_queue(&store, &operator(), "default").await.unwrap());
+    redis.trigger("waits", &noop("default")).await;
+    let mut log = redis.log().await;
+    log.until_task(task_of("waits"), "task.created").await;
+
+    assert!(operate::resume_queue(&store, &operator(), "default").await.unwrap());
+
+    log.until_task(task_of("waits"), "task.completed").await;
+    assert!(!replica.log().contains("can not wait for work"), "{}", replica.log());
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
 async fn nothing_of_a_paused_queue_starts_and_everything_still_enters_it() {
     let redis = TestRedis::start().await;
     let _replicas = redis.replica().workers(4).start_many(2).await;
