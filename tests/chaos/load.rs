@@ -8,19 +8,41 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use waooaw_orchestration::{RetryPolicy, RetryStrategy};
+use waooaw_orchestration::{DeadLetterKind, DeadLetterQuery, DeadLetters, Operator, RetryPolicy, RetryStrategy};
 
 use super::chance::Chance;
+use super::groups::{self, Group};
 use super::journal::Journal;
 use super::support::oracle::{Behaviour, Promise};
-use super::support::redis::{TestRedis, task_of, trigger_fields};
+use super::support::redis::{TestRedis, task_of};
+
+/// What must become of what was asked for.
+#[derive(Debug, Clone)]
+pub(crate) enum Wish {
+    /// It can only be rejected.
+    Rejection,
+    /// A task.
+    Task(Promise),
+    /// A workflow or saga, under the id of the event.
+    Group(Group),
+}
+
+impl Wish {
+    /// The type of the event that asks for it.
+    const fn event_type(&self) -> &'static str {
+        match self {
+            Self::Rejection | Self::Task(_) => "orchestration.task.trigger",
+            Self::Group(Group::Workflow(_)) => "orchestration.workflow.start",
+            Self::Group(Group::Saga(_)) => "orchestration.saga.start",
+        }
+    }
+}
 
 /// What one event id stands for.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) payload: String,
-    /// What must become of it; `None` when it can only be rejected.
-    pub(crate) promise: Option<Promise>,
+    pub(crate) wish: Wish,
     /// How often Redis said that it took it.
     pub(crate) accepted: u32,
     /// How often it may have.
@@ -52,7 +74,7 @@ impl Record {
 }
 
 /// A policy with delays that a short run can wait for.
-fn quick(chance: &mut Chance) -> RetryPolicy {
+pub(crate) fn quick(chance: &mut Chance) -> RetryPolicy {
     let strategies = [
         RetryStrategy::Exponential,
         RetryStrategy::Linear,
@@ -145,7 +167,7 @@ pub(crate) async fn run(redis: &TestRedis, record: &Record, journal: &Journal, s
         let burst = if chance.once_in(40) { 60 } else { 1 };
         for _ in 0..burst {
             number += 1;
-            match chance.within(0..20) {
+            match chance.within(0..24) {
                 0 if !known.is_empty() => {
                     let again = chance.pick(&known).clone();
                     publish(redis, record, &again).await;
@@ -156,16 +178,31 @@ pub(crate) async fn run(redis: &TestRedis, record: &Record, journal: &Journal, s
                 }
                 2 => {
                     let event_id = format!("bad-{number}");
-                    add(record, &event_id, malformed(&mut chance), None);
+                    add(record, &event_id, malformed(&mut chance), Wish::Rejection);
                     publish(redis, record, &event_id).await;
                     if chance.once_in(3) {
                         publish(redis, record, &event_id).await;
                     }
                 }
+                3 => {
+                    let event_id = format!("workflow-{number}");
+                    let (payload, group) = groups::workflow(&mut chance, &event_id);
+                    add(record, &event_id, payload.to_string(), Wish::Group(group));
+                    publish(redis, record, &event_id).await;
+                    known.push(event_id);
+                }
+                4 => {
+                    let event_id = format!("saga-{number}");
+                    let (payload, group) = groups::saga(&mut chance, &event_id);
+                    add(record, &event_id, payload.to_string(), Wish::Group(group));
+                    publish(redis, record, &event_id).await;
+                    known.push(event_id);
+                }
+                5 => requeue(redis).await,
                 _ => {
                     let event_id = format!("e-{number}");
                     let (payload, promise) = task(&mut chance);
-                    add(record, &event_id, payload.to_string(), Some(promise));
+                    add(record, &event_id, payload.to_string(), Wish::Task(promise));
                     publish(redis, record, &event_id).await;
                     known.push(event_id);
                 }
@@ -176,10 +213,10 @@ pub(crate) async fn run(redis: &TestRedis, record: &Record, journal: &Journal, s
     journal.say(&format!("asked for {number} things"));
 }
 
-fn add(record: &Record, event_id: &str, payload: String, promise: Option<Promise>) {
+fn add(record: &Record, event_id: &str, payload: String, wish: Wish) {
     let asked = Asked {
         payload,
-        promise,
+        wish,
         accepted: 0,
         tried: 0,
         accepted_at: None,
@@ -189,12 +226,12 @@ fn add(record: &Record, event_id: &str, payload: String, promise: Option<Promise
 
 /// Publishes one trigger until Redis has taken it.
 async fn publish(redis: &TestRedis, record: &Record, event_id: &str) {
-    let payload = record.asked.lock().unwrap()[event_id].payload.clone();
-    let mut command = redis::cmd("XADD");
-    command.arg("waooaw:triggers").arg("*");
-    for (name, value) in trigger_fields(event_id, &payload) {
-        command.arg(name).arg(value);
-    }
+    let (event_type, payload) = {
+        let asked = record.asked.lock().unwrap();
+        let asked = &asked[event_id];
+        (asked.wish.event_type(), asked.payload.clone())
+    };
+    let command = event("waooaw:triggers", event_type, event_id, &payload);
     loop {
         let answer = redis.try_send::<String>(&command).await;
         if record.note(event_id, &answer) {
@@ -204,28 +241,62 @@ async fn publish(redis: &TestRedis, record: &Record, event_id: &str) {
     }
 }
 
-/// Asks once for the end of a task. Whether it comes in time is open.
+fn event(stream: &str, event_type: &str, event_id: &str, payload: &str) -> redis::Cmd {
+    let fields = [
+        ("event_type", event_type),
+        ("source_agent", "tester"),
+        ("event_id", event_id),
+        ("payload", payload),
+    ];
+    let mut command = redis::cmd("XADD");
+    command.arg(stream).arg("*").arg(&fields);
+    command
+}
+
+/// Asks once for the end of a task, workflow or saga. Whether it comes in time is open.
 async fn cancel(redis: &TestRedis, record: &Record, number: u64, event_id: &str) {
-    if let Some(promise) = &mut record
+    let (event_type, payload) = match &mut record
         .asked
         .lock()
         .unwrap()
         .get_mut(event_id)
         .expect("it is known")
-        .promise
+        .wish
     {
-        promise.is_cancelled = true;
-    }
-    let payload = json!({ "task_id": task_of(event_id).to_string() }).to_string();
-    let event_id = format!("cancel-{number}");
-    let fields = [
-        ("event_type", "orchestration.task.cancel"),
-        ("source_agent", "tester"),
-        ("event_id", &event_id),
-        ("payload", &payload),
-    ];
-    let mut command = redis::cmd("XADD");
-    command.arg("waooaw:commands").arg("*").arg(&fields);
+        Wish::Task(promise) => {
+            promise.is_cancelled = true;
+            let id = task_of(event_id).to_string();
+            ("orchestration.task.cancel", json!({ "task_id": id }))
+        }
+        Wish::Group(Group::Workflow(_)) => ("orchestration.workflow.stop", json!({ "workflow_id": event_id })),
+        Wish::Group(Group::Saga(_)) => ("orchestration.saga.cancel", json!({ "saga_id": event_id })),
+        Wish::Rejection => return,
+    };
+    let command = event(
+        "waooaw:commands",
+        event_type,
+        &format!("cancel-{number}"),
+        &payload.to_string(),
+    );
     // Lost is lost: that, too, is something that agents do.
     redis.try_send::<String>(&command).await.map(drop).unwrap_or_default();
+}
+
+/// Lets the latest of the tasks that failed for good live again, if Redis is there to be asked.
+async fn requeue(redis: &TestRedis) {
+    let letters = DeadLetters::new(redis.store());
+    let query = DeadLetterQuery {
+        kind: Some(DeadLetterKind::Task),
+        ..DeadLetterQuery::default()
+    };
+    let requeued = async {
+        let page = letters.list(&query, 1, None).await.ok()?;
+        let id = page.items.first()?.dead_letter_id.clone();
+        letters.requeue(&Operator::new("tester", None), &id, None).await.ok()
+    };
+    // It may be refused, as a step of a saga is, and it may be unknown what came of it.
+    tokio::time::timeout(Duration::from_secs(2), requeued)
+        .await
+        .map(drop)
+        .unwrap_or_default();
 }

@@ -22,6 +22,7 @@
 mod support;
 
 mod chance;
+mod groups;
 mod journal;
 mod load;
 mod plan;

@@ -8,7 +8,8 @@ use waooaw_orchestration::Store;
 use waooaw_orchestration::domain::history;
 use waooaw_orchestration::domain::id::Partition;
 
-use super::load::{Asked, Record};
+use super::groups;
+use super::load::{Asked, Record, Wish};
 use super::rig::Rig;
 use super::support::cli::Cli;
 use super::support::clock::Clock;
@@ -188,17 +189,25 @@ fn against_the_record(rig: &Rig, record: &Record, log: &Log<'_>) -> Vec<String> 
     let mut problems = Vec::new();
     let (mut created, mut rejected) = (BTreeMap::<&str, u32>::new(), BTreeMap::<&str, u32>::new());
     for event in &log.events {
-        let counts = match event.kind.as_str() {
-            "task.created" => &mut created,
-            "trigger.rejected" => &mut rejected,
+        let (counts, event_id) = match event.kind.as_str() {
+            // Those of a group come with it.
+            "task.created" if event.payload["key"].is_null() && event.payload["saga_id"].is_null() => {
+                (&mut created, event.text("trigger_event_id"))
+            }
+            "workflow.started" | "saga.started" => (&mut created, event.subject.as_str()),
+            "trigger.rejected" => (&mut rejected, event.text("trigger_event_id")),
             _ => continue,
         };
-        *counts.entry(event.text("trigger_event_id")).or_default() += 1;
+        *counts.entry(event_id).or_default() += 1;
     }
     for (event_id, asked) in asked.iter() {
         let created = created.remove(event_id.as_str()).unwrap_or_default();
         let rejected = rejected.remove(event_id.as_str()).unwrap_or_default();
         problems.extend(count_of(rig, event_id, asked, created, rejected));
+        if let (Wish::Group(group), 1) = (&asked.wish, created) {
+            let did_jump = rig.clock.as_ref().is_some_and(Clock::did_jump);
+            problems.extend(groups::judge(group, event_id, log, did_jump));
+        }
     }
     for unknown in created.keys().chain(rejected.keys()) {
         problems.push(format!("nobody asked for {unknown}"));
@@ -211,7 +220,7 @@ fn against_the_record(rig: &Rig, record: &Record, log: &Log<'_>) -> Vec<String> 
     let lives = lives(log);
     for (event_id, asked) in asked.iter() {
         let task = task_of(event_id).to_string();
-        let (Some(promise), Some(events)) = (&asked.promise, lives.get(task.as_str())) else {
+        let (Wish::Task(promise), Some(events)) = (&asked.wish, lives.get(task.as_str())) else {
             continue;
         };
         let told = read(promise, events);
@@ -241,13 +250,17 @@ fn count_of(rig: &Rig, event_id: &str, asked: &Asked, created: u32, rejected: u3
             |cut: &Instant| at <= *cut + Duration::from_millis(100) && cut.saturating_duration_since(at) < CUT;
         rig.cuts.iter().any(is_before)
     });
-    let (least, most, found) = match &asked.promise {
-        Some(_) => (u32::from(asked.accepted > 0), u32::from(asked.tried > 0), created),
+    let (least, most, found, other) = match &asked.wish {
+        Wish::Task(_) | Wish::Group(_) => (
+            u32::from(asked.accepted > 0),
+            u32::from(asked.tried > 0),
+            created,
+            rejected,
+        ),
         // Each entry that can not be accepted is a dead letter of its own.
-        None => (asked.accepted, asked.tried, rejected),
+        Wish::Rejection => (asked.accepted, asked.tried, rejected, created),
     };
     let least = if is_doubtful { 0 } else { least };
-    let other = if asked.promise.is_some() { rejected } else { created };
     let is_fine = (least..=most).contains(&found) && other == 0;
     (!is_fine).then(|| {
         format!(
@@ -266,6 +279,10 @@ fn seen(log: &Log<'_>) -> BTreeMap<String, u64> {
             "task.retry_scheduled" | "task.failed" if event.payload["error"]["type"] == "lost" => count("lost"),
             "task.released" => count("released"),
             "task.cancelled" => count("cancelled"),
+            "task.requeued" => count("requeued"),
+            "workflow.completed" | "workflow.failed" | "workflow.cancelled" => count("workflows"),
+            "saga.completed" | "saga.failed" => count("sagas"),
+            "saga.compensated" => count("sagas undone"),
             "task.timeout" => count("timeout"),
             "trigger.rejected" => count("rejected"),
             "history.rolled_back" => count("rolled back"),

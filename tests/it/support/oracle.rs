@@ -200,6 +200,10 @@ impl Reading<'_> {
                 self.expect(is_timeout == (problem == "timeout"), "the wrong end", event);
                 event.kind["task.".len()..].clone_into(&mut self.told.end);
             }
+            "task.requeued" => {
+                (self.retries, self.losses) = (0, 0);
+                (self.due_ms, self.is_delayed) = (at_ms, false);
+            }
             "task.cancelled" => {
                 self.expect(self.promise.is_cancelled, "nobody cancelled it", event);
                 "cancelled".clone_into(&mut self.told.end);
