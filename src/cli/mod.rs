@@ -5,6 +5,7 @@
 
 #![allow(clippy::doc_markdown, reason = "the comments on arguments are printed as their help")]
 
+mod api;
 mod audit;
 mod bench;
 mod completions;
@@ -137,6 +138,9 @@ enum Command {
     /// Ask a replica on this machine whether it works, for container checks
     #[command(after_help = health::EXAMPLES)]
     Health(health::HealthArgs),
+    /// Describe the HTTP interface for programs
+    #[command(subcommand)]
+    Api(api::ApiCommand),
     /// Look at the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -211,6 +215,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Audit(command) => audit::run(&context, command).await,
             Command::Doctor(args) => doctor::run(&context, args).await,
             Command::Health(args) => health::run(&context, &args).await,
+            Command::Api(command) => api::run(&command),
             Command::Config(command) => config::run(&context, &command),
             Command::Functions(command) => functions::run(&context, &command).await,
             Command::Completions(args) => completions::run(&args),

@@ -29,6 +29,12 @@ pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     line(&text.map_err(|problem| Failure::failed(&format!("can not write JSON: {problem}")))?)
 }
 
+/// Writes a document that is kept in files, so that a change of it reads well.
+pub(super) fn document(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value);
+    line(&text.map_err(|problem| Failure::failed(&format!("can not write JSON: {problem}")))?)
+}
+
 /// Writes a value as JSON on one line.
 pub(super) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value);

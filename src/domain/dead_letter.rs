@@ -59,7 +59,8 @@ impl FromStr for DeadLetterId {
 }
 
 /// What a dead letter holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, utoipa::ToSchema)]
+#[schema(rename_all = "snake_case")]
 pub enum DeadLetterKind {
     /// A task that failed for good.
     Task,

@@ -228,9 +228,11 @@ pub struct Event {
     pub payload: Box<RawValue>,
     /// The W3C trace context's parent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub traceparent: Option<String>,
     /// The W3C trace context's vendor part.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub tracestate: Option<String>,
 }
 

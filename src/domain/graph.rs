@@ -372,7 +372,7 @@ fn missing(task_id: &str) -> GraphError {
 }
 
 /// In what order tasks can run. As JSON its fields stand in this order.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[non_exhaustive]
 pub struct ExecutionPlan {
     /// Every task behind what it depends on: batch by batch.

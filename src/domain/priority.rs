@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 /// How urgent a task is. The order of the variants is the order of service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, utoipa::ToSchema)]
+#[schema(rename_all = "UPPERCASE")]
 pub enum Priority {
     /// Served first.
     High,

@@ -7,7 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Where a task is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, utoipa::ToSchema)]
+#[schema(rename_all = "UPPERCASE")]
 pub enum TaskState {
     /// Waits: in its queue, for its time, or for what it depends on.
     Pending,

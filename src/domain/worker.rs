@@ -3,7 +3,8 @@
 use std::fmt;
 
 /// What a worker does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, utoipa::ToSchema)]
+#[schema(rename_all = "UPPERCASE")]
 pub enum WorkerState {
     /// Ready for a task.
     Idle,

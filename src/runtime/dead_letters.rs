@@ -42,7 +42,7 @@ impl Operator {
 }
 
 /// A page of dead letters.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct DeadLetterPage {
     pub items: Vec<DeadLetterDocument>,
@@ -50,7 +50,7 @@ pub struct DeadLetterPage {
 }
 
 /// What was requeued.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[non_exhaustive]
 pub struct Requeued {
     /// The dead letter, which is gone.

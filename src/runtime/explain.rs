@@ -56,6 +56,7 @@ pub struct Explanation {
     /// The task.
     pub task_id: String,
     /// Its state.
+    #[schema(value_type = TaskState)]
     pub state: &'static str,
     /// Why.
     pub reason: Why,

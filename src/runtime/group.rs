@@ -374,10 +374,12 @@ fn stopped(answer: Result<Stopped, StoreError>) -> Result<Stopped, Error> {
 }
 
 /// A workflow as it is right now.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Workflow)]
 #[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct WorkflowDocument {
     pub workflow_id: String,
+    #[schema(value_type = Option<String>)]
     pub name: Option<Box<RawValue>>,
     pub state: &'static str,
     pub total_tasks: u64,
@@ -497,10 +499,12 @@ pub async fn workflow_document(store: &Store, id: &Name) -> Result<WorkflowDocum
 }
 
 /// A saga as it is right now.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Saga)]
 #[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct SagaDocument {
     pub saga_id: String,
+    #[schema(value_type = Option<String>)]
     pub name: Box<RawValue>,
     pub state: &'static str,
     pub steps: Vec<StepDocument>,
@@ -515,13 +519,16 @@ pub struct SagaDocument {
 }
 
 /// A step of a saga as it is right now.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Step)]
 #[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct StepDocument {
     pub name: String,
     pub state: &'static str,
     pub task_id: Option<String>,
+    #[schema(value_type = serde_json::Value, required = true)]
     pub result: Option<Box<RawValue>>,
+    #[schema(value_type = Option<crate::store::document::TaskErrorDocument>)]
     pub error: Option<Box<RawValue>>,
     pub compensation_task_id: Option<String>,
     pub compensated_at: Option<String>,

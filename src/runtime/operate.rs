@@ -29,7 +29,8 @@ const CARRY_OUT: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A queue as it is right now.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
+#[schema(as = Queue)]
 #[non_exhaustive]
 pub struct QueueStatus {
     /// Its name.
@@ -216,12 +217,14 @@ pub async fn set_limits(
 }
 
 /// A worker as it is right now.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = Worker)]
 #[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 #[non_exhaustive]
 pub struct WorkerDocument {
     pub worker_id: String,
     pub replica: String,
+    #[schema(value_type = WorkerState)]
     pub state: &'static str,
     pub current_task_id: Option<String>,
     pub tasks_completed: u64,
@@ -234,7 +237,8 @@ pub struct WorkerDocument {
 }
 
 /// A replica with its workers as a whole.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = Replica)]
 #[non_exhaustive]
 pub struct ReplicaDocument {
     /// Its name.
@@ -260,7 +264,7 @@ pub struct ReplicaDocument {
 }
 
 /// Workers, and the replicas that they belong to.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
 #[non_exhaustive]
 pub struct WorkerPage {
     /// The workers, by replica and number.
@@ -401,7 +405,8 @@ fn replica_document(one: &Reported, workers: &BTreeMap<u16, WorkerDocument>) -> 
 }
 
 /// What a replica was asked for, and whether it did it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = Scaled)]
 #[non_exhaustive]
 pub struct ScaledDocument {
     /// The replica.

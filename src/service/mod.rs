@@ -7,3 +7,5 @@ pub mod config;
 mod http;
 pub mod telemetry;
 pub mod wiring;
+
+pub use http::openapi;

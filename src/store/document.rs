@@ -22,15 +22,18 @@ pub fn timestamp(ms: i64) -> String {
 
 /// A task.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = Task)]
 #[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct TaskDocument {
     pub task_id: String,
     pub key: Option<String>,
     pub name: String,
     pub queue: String,
+    #[schema(value_type = Priority)]
     pub priority: &'static str,
+    #[schema(value_type = TaskState)]
     pub state: &'static str,
-    #[schema(value_type = Object)]
+    #[schema(value_type = Vec<serde_json::Value>)]
     pub args: Box<RawValue>,
     #[schema(value_type = Object)]
     pub kwargs: Box<RawValue>,
@@ -55,14 +58,49 @@ pub struct TaskDocument {
     pub completed_at: Option<String>,
     pub duration_ms: Option<i64>,
     pub worker_id: Option<String>,
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = serde_json::Value, required = true)]
     pub progress: Option<Box<RawValue>>,
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = serde_json::Value, required = true)]
     pub result: Option<Box<RawValue>>,
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<TaskErrorDocument>)]
     pub error: Option<Box<RawValue>>,
     pub trigger_event_id: String,
     pub correlation_id: String,
+}
+
+/// Why a task failed.
+#[derive(Debug, Clone, utoipa::ToSchema)]
+#[schema(as = TaskError)]
+#[allow(
+    dead_code,
+    reason = "only its description is used: errors pass through as they are kept"
+)]
+pub(crate) struct TaskErrorDocument {
+    /// `handler_error`, `timeout`, `lost`, a reason of a rejection, or the handler's own.
+    #[schema(rename = "type")]
+    kind: String,
+    /// In words.
+    message: String,
+}
+
+/// An attempt of a task.
+#[derive(Debug, Clone, utoipa::ToSchema)]
+#[schema(as = Attempt)]
+#[allow(
+    dead_code,
+    reason = "only its description is used: attempts pass through as they are kept"
+)]
+pub(crate) struct AttemptDocument {
+    /// From 1, over all lives.
+    attempt: u32,
+    /// Who ran it.
+    worker_id: Option<String>,
+    /// When it began.
+    started_at: Option<String>,
+    /// When it ended.
+    ended_at: Option<String>,
+    /// How it failed.
+    error: Option<TaskErrorDocument>,
 }
 
 #[derive(serde::Deserialize)]
@@ -149,7 +187,8 @@ impl TaskDocument {
 }
 
 /// Where tasks wait and run in one queue.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
+#[schema(as = QueueFigures)]
 #[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct QueueDocument {
     pub pending_count: u64,
@@ -158,7 +197,8 @@ pub struct QueueDocument {
 }
 
 /// The workers of all live replicas.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
+#[schema(as = WorkerPool)]
 #[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct WorkerPoolDocument {
     pub active_workers: u64,
@@ -179,10 +219,10 @@ const fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// The statistics of all partitions; the same whichever replica is asked.
 /// The statistics of all partitions; the same whichever replica is asked. Ends are counted by life: a task that failed, was
 /// requeued and completed counts once as failed and once as completed, and `total_count` counts lives.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
+#[schema(as = Stats)]
 #[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct StatisticsDocument {
     pub pending_count: u64,

@@ -27,19 +27,24 @@ pub struct Letter {
 }
 
 /// A dead letter.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = DeadLetter)]
 #[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct DeadLetterDocument {
     pub dead_letter_id: String,
+    #[schema(value_type = crate::domain::dead_letter::DeadLetterKind)]
     pub kind: String,
     pub task_id: Option<String>,
     pub task_name: Option<String>,
     pub reason: String,
     /// `{type, message}`, and for a trigger each of its `errors`.
+    #[schema(value_type = crate::store::document::TaskErrorDocument)]
     pub error: Box<RawValue>,
     /// The last hundred attempts, over all lives of the task.
+    #[schema(value_type = Vec<crate::store::document::AttemptDocument>)]
     pub attempts: Vec<Box<RawValue>>,
     /// What was asked for: of a task in the words of `task.trigger`, of a trigger the fields of its entry.
+    #[schema(value_type = Object)]
     pub original: Box<RawValue>,
     pub dead_lettered_at: String,
     pub correlation_id: String,

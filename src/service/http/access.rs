@@ -120,7 +120,8 @@ impl Guard {
     }
 }
 
-const fn role_name(role: Role) -> &'static str {
+/// A role as it is configured.
+pub(super) const fn role_name(role: Role) -> &'static str {
     match role {
         Role::Read => "read",
         Role::Trigger => "trigger",

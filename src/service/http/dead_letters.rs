@@ -5,13 +5,16 @@ use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::access::{Access, Caller};
 use super::body::{By, operator};
+use super::openapi::Retry;
 use super::problem::Problem;
 use super::request::{Fields, Id, Query};
 use super::routes::Routes;
+use crate::domain::dead_letter::DeadLetterKind;
 use crate::runtime::dead_letters::{DeadLetterPage, DeadLetters, Requeued};
 use crate::runtime::request;
 use crate::service::config::Role;
@@ -21,17 +24,35 @@ use crate::store::letter_listing::DeadLetterQuery;
 pub(super) fn routes(routes: Routes) -> Routes {
     let (read, admin) = (Access::Needs(Role::Read), Access::Needs(Role::Admin));
     routes
-        .get("/v1/dead-letters", read, list)
-        .get("/v1/dead-letters/{id}", read, show)
-        .post("/v1/dead-letters/{id}/requeue", admin, requeue)
-        .delete("/v1/dead-letters/{id}", admin, discard)
+        .add(__path_list, list, read, &[])
+        .add(__path_show, show, read, &["DeadLetterNotFound"])
+        .add(
+            __path_requeue,
+            requeue,
+            admin,
+            &["DeadLetterNotFound", "InvalidTransition"],
+        )
+        .add(__path_discard, discard, admin, &["DeadLetterNotFound"])
 }
 
 fn letters(api: &Api) -> DeadLetters {
     DeadLetters::new(api.store().clone())
 }
 
-/// Lists dead letters, the latest first, by `kind`, `reason`, `task_name`, `text`, and by time with `from` and `to`.
+/// Lists dead letters, the latest first.
+///
+/// A page may be short, even empty, and still have one after it: each looks at a bounded number of dead letters.
+#[utoipa::path(get, path = "/v1/dead-letters", operation_id = "list_dead_letters", tag = "dead letters",
+    params(
+        ("kind" = Option<DeadLetterKind>, Query, description = "Only those of this kind; any case will do"),
+        ("reason" = Option<String>, Query, description = "Only those of this reason"),
+        ("task_name" = Option<String>, Query, description = "Only those of this task name"),
+        ("text" = Option<String>, Query, description = "Only those whose error holds this text"),
+        ("from" = Option<String>, Query, description = "Only those since then, RFC 3339", format = DateTime),
+        ("to" = Option<String>, Query, description = "Only those until then, RFC 3339", format = DateTime),
+        ("limit" = Option<u16>, Query, description = "How many to a page, 50 by default", minimum = 1, maximum = 1000),
+        ("cursor" = Option<String>, Query, description = "Go on where the page before ended: its next_cursor")),
+    responses((status = 200, body = DeadLetterPage, description = "A page")))]
 async fn list(State(api): State<Api>, mut query: Query) -> Result<Json<DeadLetterPage>, Problem> {
     let wanted = DeadLetterQuery {
         kind: query.parsed("kind"),
@@ -48,23 +69,33 @@ async fn list(State(api): State<Api>, mut query: Query) -> Result<Json<DeadLette
 }
 
 /// A dead letter with everything that is kept of it.
+#[utoipa::path(get, path = "/v1/dead-letters/{id}", operation_id = "get_dead_letter", tag = "dead letters",
+    params(("id" = String, Path, description = "The dead letter")),
+    responses((status = 200, body = DeadLetterDocument, description = "The dead letter")))]
 async fn show(State(api): State<Api>, Id(id): Id) -> Result<Json<DeadLetterDocument>, Problem> {
     Ok(Json(letters(&api).get(&id).await?))
 }
 
 /// How a task goes on.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = Requeue)]
 #[serde(default, deny_unknown_fields)]
 struct Again {
     /// Who you are, for the log; by default the role of your token.
+    #[schema(min_length = 1, max_length = 256)]
     actor: Option<String>,
-    /// Your own words, for the log.
+    /// Your own words, for the log; at most 1024 bytes.
+    #[schema(max_length = 1024)]
     reason: Option<String>,
     /// Another policy from now on: the name of a preset, or an object.
+    #[schema(value_type = Option<Retry>)]
     retry: Option<Box<RawValue>>,
 }
 
 /// Lets a task run again with all its retries, or puts a rejected trigger back on its stream.
+#[utoipa::path(post, path = "/v1/dead-letters/{id}/requeue", operation_id = "requeue_dead_letter", tag = "dead letters",
+    params(("id" = String, Path, description = "The dead letter")), request_body = Again,
+    responses((status = 200, body = Requeued, description = "What waits again")))]
 async fn requeue(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -80,6 +111,9 @@ async fn requeue(
 }
 
 /// Removes a dead letter for good.
+#[utoipa::path(delete, path = "/v1/dead-letters/{id}", operation_id = "discard_dead_letter", tag = "dead letters",
+    params(("id" = String, Path, description = "The dead letter")), request_body = By,
+    responses((status = 204, description = "It is gone")))]
 async fn discard(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

@@ -22,6 +22,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::access::Access;
@@ -50,7 +51,8 @@ const WAIT: Duration = Duration::from_secs(2);
 const RING_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.get("/v1/events", Access::Needs(Role::Read), events)
+    let codes = &["TooManyStreams", "ShuttingDown"];
+    routes.add(__path_events, events, Access::Needs(Role::Read), codes)
 }
 
 /// What all clients that follow share.
@@ -182,7 +184,7 @@ impl Wanted {
 }
 
 /// An event in the form of CloudEvents 1.0.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct CloudEvent<'a> {
     specversion: &'static str,
     id: &'a str,
@@ -195,16 +197,34 @@ struct CloudEvent<'a> {
     correlationid: &'a str,
     causationid: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     traceparent: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     tracestate: Option<&'a str>,
+    #[schema(value_type = Object)]
     data: &'a RawValue,
 }
 
+/// An event in the form that was asked for.
+#[derive(ToSchema)]
+#[schema(as = AnyEvent)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "only its description is used: each is written as it is read")]
+enum AnyEvent<'a> {
+    /// As on the bus.
+    Native(Event),
+    /// With `format=cloudevents`.
+    CloudEvent(CloudEvent<'a>),
+}
+
 /// A page of events.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct EventPage {
+    /// Oldest first.
+    #[schema(value_type = Vec<AnyEvent>)]
     items: Vec<Box<RawValue>>,
+    /// Where the list goes on, if it does.
     next_cursor: Option<String>,
     /// Where the page ended, also when it was the last: what comes later is behind it.
     resume_after: String,
@@ -213,6 +233,23 @@ struct EventPage {
 }
 
 /// Events of the log, oldest first; with `Accept: text/event-stream` those that come, as they come.
+///
+/// A stream goes on behind `Last-Event-ID`, or `after`, or `from`, and else begins with what comes next. An event `gap` says
+/// that some were trimmed (`trimmed`) or undone (`rolled_back`) before they could be sent, and where it goes on; `bye` that
+/// the replica stops. Each event's `id` is where to go on behind it.
+#[utoipa::path(get, path = "/v1/events", operation_id = "read_events", tag = "events",
+    params(
+        ("after" = Option<String>, Query, description = "Only those behind this place: `0`, an entry id, or a `next_cursor`"),
+        ("cursor" = Option<String>, Query, description = "The same as `after`, as other lists call it"),
+        ("type" = Option<String>, Query, description = "Only those of this type; `*` at the end stands for anything"),
+        ("subject" = Option<String>, Query, description = "Only those of this task, workflow, saga or replica"),
+        ("from" = Option<String>, Query, description = "Only those since then, RFC 3339", format = DateTime),
+        ("to" = Option<String>, Query, description = "Only those until then, RFC 3339; not for a stream", format = DateTime),
+        ("limit" = Option<u16>, Query, description = "How many to a page, 50 by default", minimum = 1, maximum = 1000),
+        ("format" = Option<String>, Query, description = "`native` or `cloudevents`"),
+        ("Last-Event-ID" = Option<String>, Header, description = "For a stream: the id of the last event that was seen")),
+    responses((status = 200, description = "A page, or a stream", content(
+        (EventPage = "application/json"), (String = "text/event-stream")))))]
 async fn events(State(api): State<Api>, headers: HeaderMap, mut query: Query) -> Result<Response, Problem> {
     let store = api.store();
     let partitions = store.partition_count();

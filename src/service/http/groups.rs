@@ -6,11 +6,13 @@ use axum::extract::{Extension, State};
 use super::Api;
 use super::access::{Access, Caller};
 use super::body::{By, Reason};
+use super::openapi::WorkflowStart;
 use super::problem::Problem;
 use super::request::{Fields, Id, JsonText, Query};
 use super::routes::Routes;
 use crate::domain::graph::ExecutionPlan;
 use crate::domain::id::{Name, shortened};
+use crate::domain::state::TaskState;
 use crate::domain::workflow::WorkflowTrigger;
 use crate::error::Error;
 use crate::runtime::group::{self, SagaDocument, WorkflowDocument};
@@ -21,13 +23,13 @@ use crate::store::listing::TaskQuery;
 pub(super) fn routes(routes: Routes) -> Routes {
     let (read, admin) = (Access::Needs(Role::Read), Access::Needs(Role::Admin));
     routes
-        .post("/v1/workflows/plan", admin, plan)
-        .get("/v1/workflows/{id}", read, workflow)
-        .get("/v1/workflows/{id}/tasks", read, tasks)
-        .post("/v1/workflows/{id}/stop", admin, stop)
-        .get("/v1/sagas/{id}", read, saga)
-        .post("/v1/sagas/{id}/cancel", admin, cancel)
-        .post("/v1/sagas/{id}/resume", admin, resume)
+        .add(__path_plan, plan, admin, &["CyclicDependency", "InvalidDependency"])
+        .add(__path_workflow, workflow, read, &["WorkflowNotFound"])
+        .add(__path_tasks, tasks, read, &["WorkflowNotFound"])
+        .add(__path_stop, stop, admin, &["WorkflowNotFound", "InvalidTransition"])
+        .add(__path_saga, saga, read, &["SagaNotFound"])
+        .add(__path_cancel, cancel, admin, &["SagaNotFound", "InvalidTransition"])
+        .add(__path_resume, resume, admin, &["SagaNotFound", "InvalidTransition"])
 }
 
 /// What is no id of a workflow names none.
@@ -41,18 +43,30 @@ fn saga_id(text: &str) -> Result<Name, Problem> {
     text.parse().map_err(|_| Error::SagaNotFound(shortened(text)).into())
 }
 
-/// In what order the tasks of a workflow would run. The body is the payload of `orchestration.workflow.start`; nothing is
-/// started.
+/// In what order the tasks of a workflow would run.
+///
+/// The body is the payload of `orchestration.workflow.start`. Nothing is started, and handlers are not looked at.
+#[utoipa::path(post, path = "/v1/workflows/plan", operation_id = "plan_workflow", tag = "workflows",
+    request_body = WorkflowStart, responses((status = 200, body = ExecutionPlan, description = "The plan")))]
 async fn plan(JsonText(body): JsonText) -> Result<Json<ExecutionPlan>, Problem> {
     Ok(Json(WorkflowTrigger::parse(&body)?.plan()))
 }
 
 /// A workflow as it is right now.
+#[utoipa::path(get, path = "/v1/workflows/{id}", operation_id = "get_workflow", tag = "workflows",
+    params(("id" = String, Path, description = "The workflow")),
+    responses((status = 200, body = WorkflowDocument, description = "The workflow")))]
 async fn workflow(State(api): State<Api>, Id(id): Id) -> Result<Json<WorkflowDocument>, Problem> {
     Ok(Json(group::workflow_document(api.store(), &workflow_id(&id)?).await?))
 }
 
 /// The tasks of a workflow, by creation.
+#[utoipa::path(get, path = "/v1/workflows/{id}/tasks", operation_id = "list_workflow_tasks", tag = "workflows",
+    params(("id" = String, Path, description = "The workflow"),
+        ("state" = Option<TaskState>, Query, description = "Only those in this state"),
+        ("limit" = Option<u16>, Query, description = "How many to a page, 50 by default", minimum = 1, maximum = 1000),
+        ("cursor" = Option<String>, Query, description = "Go on where the page before ended: its next_cursor")),
+    responses((status = 200, body = TaskPage, description = "A page")))]
 async fn tasks(State(api): State<Api>, Id(id): Id, mut query: Query) -> Result<Json<TaskPage>, Problem> {
     let mut wanted = TaskQuery::all(query.limit());
     wanted.workflow = Some(workflow_id(&id)?);
@@ -64,6 +78,9 @@ async fn tasks(State(api): State<Api>, Id(id): Id, mut query: Query) -> Result<J
 }
 
 /// Cancels what has not ended of a workflow; answers the workflow.
+#[utoipa::path(post, path = "/v1/workflows/{id}/stop", operation_id = "stop_workflow", tag = "workflows",
+    params(("id" = String, Path, description = "The workflow")), request_body = Reason,
+    responses((status = 200, body = WorkflowDocument, description = "The workflow; what runs ends a little later")))]
 async fn stop(
     State(api): State<Api>,
     Id(id): Id,
@@ -79,11 +96,17 @@ async fn stop(
 }
 
 /// A saga as it is right now.
+#[utoipa::path(get, path = "/v1/sagas/{id}", operation_id = "get_saga", tag = "sagas",
+    params(("id" = String, Path, description = "The saga")),
+    responses((status = 200, body = SagaDocument, description = "The saga")))]
 async fn saga(State(api): State<Api>, Id(id): Id) -> Result<Json<SagaDocument>, Problem> {
     Ok(Json(group::saga_document(api.store(), &saga_id(&id)?).await?))
 }
 
 /// Lets a saga go back; answers the saga.
+#[utoipa::path(post, path = "/v1/sagas/{id}/cancel", operation_id = "cancel_saga", tag = "sagas",
+    params(("id" = String, Path, description = "The saga")), request_body = Reason,
+    responses((status = 200, body = SagaDocument, description = "The saga")))]
 async fn cancel(
     State(api): State<Api>,
     Id(id): Id,
@@ -96,6 +119,9 @@ async fn cancel(
 }
 
 /// Lets a saga try again what it could not undo; answers the saga.
+#[utoipa::path(post, path = "/v1/sagas/{id}/resume", operation_id = "resume_saga", tag = "sagas",
+    params(("id" = String, Path, description = "The saga")), request_body = By,
+    responses((status = 200, body = SagaDocument, description = "The saga")))]
 async fn resume(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

@@ -13,20 +13,21 @@ use crate::runtime::replica::Readiness;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
-        .get("/healthz", Access::Open, healthz)
-        .get("/readyz", Access::Open, readyz)
+        .add(__path_healthz, healthz, Access::Open, &[])
+        .add(__path_readyz, readyz, Access::Open, &[])
 }
 
 /// The process answers.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Health {
     /// `ok`.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, example = "ok")]
     status: &'static str,
 }
 
 /// The process answers; that is all.
-#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, body = Health)))]
+#[utoipa::path(get, path = "/healthz", operation_id = "get_health", tag = "health",
+    responses((status = 200, body = Health, description = "It lives")))]
 pub(super) async fn healthz() -> Json<Health> {
     Json(Health { status: "ok" })
 }
@@ -48,8 +49,8 @@ pub(super) struct Ready {
 }
 
 /// Triggers and tasks are really being consumed: every loop got through to Redis within the last seconds.
-#[utoipa::path(get, path = "/readyz", tag = "health",
-    responses((status = 200, body = Ready), (status = 503, body = Ready, description = "It does not do its work")))]
+#[utoipa::path(get, path = "/readyz", operation_id = "get_readiness", tag = "health",
+    responses((status = 200, body = Ready, description = "It does its work"), (status = 503, body = Ready, description = "It does not do its work")))]
 pub(super) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<Ready>) {
     let replica = &api.0.replica;
     let (code, status, not_progressing) = match replica.readiness() {

@@ -16,6 +16,7 @@ mod events;
 mod frame;
 mod groups;
 mod health;
+mod openapi;
 mod operate;
 mod problem;
 mod request;
@@ -31,6 +32,8 @@ use axum::http::Method;
 use axum::middleware;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+pub use self::openapi::document as openapi;
 
 use self::access::Guard;
 use self::problem::Problem;
@@ -78,6 +81,7 @@ impl Api {
 fn routes() -> Routes {
     let routes = Routes::default();
     let routes = health::routes(routes);
+    let routes = openapi::routes(routes);
     // The place for `/metrics` and `/v1/scale`.
     let routes = triggers::routes(routes);
     let routes = tasks::routes(routes);

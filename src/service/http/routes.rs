@@ -1,4 +1,20 @@
-//! Collects routes, each with what it asks of a request.
+//! Collects routes, each with what it asks of a request and with its description.
+//!
+//! A route is added by the description that `#[utoipa::path]` makes of its function, so the method, the path and the
+//! documents stand in one place, and there is no route that the OpenAPI document does not know:
+//!
+//! ```ignore
+//! /// A task with everything that is kept of it.
+//! #[utoipa::path(get, path = "/v1/tasks/{id}", operation_id = "get_task", tag = "tasks",
+//!     params(("id" = String, Path, description = "The task")),
+//!     responses((status = 200, body = TaskDocument)))]
+//! async fn show(State(api): State<Api>, Id(id): Id) -> Result<Json<TaskDocument>, Problem>
+//!
+//! routes.add(__path_show, show, Access::Needs(Role::Read), &["TaskNotFound"])
+//! ```
+//!
+//! The last argument names the codes of problems that are the route's own; those that follow from its access, its body and
+//! its parameters are added by [`openapi`](super::openapi).
 
 use std::collections::HashMap;
 
@@ -6,66 +22,75 @@ use axum::Router;
 use axum::handler::Handler;
 use axum::http::Method;
 use axum::routing::{MethodFilter, on};
+use utoipa::__dev::SchemaReferences;
+use utoipa::openapi::path::{HttpMethod, Operation};
+use utoipa::openapi::{RefOr, Schema};
 
 use super::Api;
 use super::access::Access;
 
-/// Routes with their access. A family of routes is a function from one to a longer one.
+/// Routes with their access and their descriptions. A family of routes is a function from one to a longer one.
 #[derive(Default)]
 pub(super) struct Routes {
     router: Router<Api>,
-    table: HashMap<(Method, String), Access>,
+    described: Vec<Described>,
+    schemas: Vec<(String, RefOr<Schema>)>,
+}
+
+/// What is known of a route.
+pub(super) struct Described {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) access: Access,
+    pub(super) operation: Operation,
+    /// The problems that are its own.
+    pub(super) codes: &'static [&'static str],
 }
 
 impl Routes {
-    /// Adds what answers GET, and HEAD with it.
-    pub(super) fn get<H, T>(self, path: &str, access: Access, handler: H) -> Self
+    /// Adds what answers the method and the path of a description. What answers GET answers HEAD with it.
+    pub(super) fn add<P, H, T>(mut self, _: P, handler: H, access: Access, codes: &'static [&'static str]) -> Self
     where
+        P: utoipa::Path + SchemaReferences,
         H: Handler<T, Api>,
         T: 'static,
     {
-        self.add(Method::GET, MethodFilter::GET, path, access, handler)
-    }
-
-    /// Adds what answers POST.
-    pub(super) fn post<H, T>(self, path: &str, access: Access, handler: H) -> Self
-    where
-        H: Handler<T, Api>,
-        T: 'static,
-    {
-        self.add(Method::POST, MethodFilter::POST, path, access, handler)
-    }
-
-    /// Adds what answers PATCH.
-    pub(super) fn patch<H, T>(self, path: &str, access: Access, handler: H) -> Self
-    where
-        H: Handler<T, Api>,
-        T: 'static,
-    {
-        self.add(Method::PATCH, MethodFilter::PATCH, path, access, handler)
-    }
-
-    /// Adds what answers DELETE.
-    pub(super) fn delete<H, T>(self, path: &str, access: Access, handler: H) -> Self
-    where
-        H: Handler<T, Api>,
-        T: 'static,
-    {
-        self.add(Method::DELETE, MethodFilter::DELETE, path, access, handler)
-    }
-
-    fn add<H, T>(mut self, method: Method, filter: MethodFilter, path: &str, access: Access, handler: H) -> Self
-    where
-        H: Handler<T, Api>,
-        T: 'static,
-    {
-        self.router = self.router.route(path, on(filter, handler));
-        self.table.insert((method, path.to_owned()), access);
+        let (method, filter) = match P::methods().first() {
+            Some(HttpMethod::Post) => (Method::POST, MethodFilter::POST),
+            Some(HttpMethod::Put) => (Method::PUT, MethodFilter::PUT),
+            Some(HttpMethod::Patch) => (Method::PATCH, MethodFilter::PATCH),
+            Some(HttpMethod::Delete) => (Method::DELETE, MethodFilter::DELETE),
+            Some(HttpMethod::Get | HttpMethod::Head | HttpMethod::Options | HttpMethod::Trace) | None => {
+                (Method::GET, MethodFilter::GET)
+            }
+        };
+        let path = P::path();
+        self.router = self.router.route(&path, on(filter, handler));
+        P::schemas(&mut self.schemas);
+        self.described.push(Described {
+            method,
+            path,
+            access,
+            operation: P::operation(),
+            codes,
+        });
         self
+    }
+
+    /// All routes as they were added.
+    pub(super) fn described(&self) -> &[Described] {
+        &self.described
+    }
+
+    /// What the descriptions refer to, by name.
+    pub(super) fn schemas(&self) -> &[(String, RefOr<Schema>)] {
+        &self.schemas
     }
 
     /// The routes, and who may use each.
     pub(super) fn into_parts(self) -> (Router<Api>, HashMap<(Method, String), Access>) {
-        (self.router, self.table)
+        let table = self.described.into_iter();
+        let table = table.map(|route| ((route.method, route.path), route.access)).collect();
+        (self.router, table)
     }
 }

@@ -14,6 +14,7 @@ use super::routes::Routes;
 use super::triggers::cancel_task;
 use crate::domain::event::Event;
 use crate::domain::id::TaskId;
+use crate::domain::state::TaskState;
 use crate::error::Error;
 use crate::runtime::audit::task_events;
 use crate::runtime::explain::{Explanation, explain};
@@ -25,11 +26,16 @@ use crate::store::listing::TaskQuery;
 pub(super) fn routes(routes: Routes) -> Routes {
     let read = Access::Needs(Role::Read);
     routes
-        .get("/v1/tasks", read, list)
-        .get("/v1/tasks/{id}", read, show)
-        .get("/v1/tasks/{id}/events", read, events)
-        .get("/v1/tasks/{id}/explain", read, why)
-        .post("/v1/tasks/{id}/cancel", Access::Needs(Role::Admin), cancel)
+        .add(__path_list, list, read, &[])
+        .add(__path_show, show, read, &["TaskNotFound"])
+        .add(__path_events, events, read, &["TaskNotFound"])
+        .add(__path_why, why, read, &["TaskNotFound"])
+        .add(
+            __path_cancel,
+            cancel,
+            Access::Needs(Role::Admin),
+            &["TaskNotFound", "InvalidTransition"],
+        )
 }
 
 /// What is no id of a task names none.
@@ -42,15 +48,15 @@ pub(super) fn task_id(text: &str) -> Result<TaskId, Problem> {
 /// ended first.
 ///
 /// A page may be short, even empty, and still have one after it: each looks at a bounded number of tasks.
-#[utoipa::path(get, path = "/v1/tasks", tag = "tasks",
+#[utoipa::path(get, path = "/v1/tasks", operation_id = "list_tasks", tag = "tasks",
     params(
-        ("state" = Option<String>, Query, description = "PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT or CANCELLED, in any case"),
+        ("state" = Option<TaskState>, Query, description = "Only those in this state; any case will do"),
         ("queue" = Option<String>, Query, description = "Only those of this queue"),
         ("workflow_id" = Option<String>, Query, description = "Only those of this workflow"),
         ("trigger_event_id" = Option<String>, Query, description = "Only those that this event asked for"),
         ("limit" = Option<u16>, Query, description = "How many to a page, 50 by default", minimum = 1, maximum = 1000),
         ("cursor" = Option<String>, Query, description = "Go on where the page before ended: its next_cursor")),
-    responses((status = 200, body = TaskPage), (status = 422, body = Problem, description = "InvalidField")))]
+    responses((status = 200, body = TaskPage, description = "A page")))]
 pub(super) async fn list(State(api): State<Api>, mut query: Query) -> Result<Json<TaskPage>, Problem> {
     let wanted = TaskQuery {
         state: query.parsed("state"),
@@ -67,8 +73,9 @@ pub(super) async fn list(State(api): State<Api>, mut query: Query) -> Result<Jso
 }
 
 /// A task with everything that is kept of it.
-#[utoipa::path(get, path = "/v1/tasks/{id}", tag = "tasks", params(("id" = String, Path, description = "The task")),
-    responses((status = 200, body = TaskDocument), (status = 404, body = Problem, description = "TaskNotFound")))]
+#[utoipa::path(get, path = "/v1/tasks/{id}", operation_id = "get_task", tag = "tasks",
+    params(("id" = String, Path, description = "The task")),
+    responses((status = 200, body = TaskDocument, description = "The task")))]
 pub(super) async fn show(State(api): State<Api>, Id(id): Id) -> Result<Json<TaskDocument>, Problem> {
     Ok(Json(request::task_document(api.store(), task_id(&id)?).await?))
 }
@@ -86,8 +93,9 @@ pub(super) struct TaskEvents {
 }
 
 /// The events of a task, in order.
-#[utoipa::path(get, path = "/v1/tasks/{id}/events", tag = "tasks", params(("id" = String, Path, description = "The task")),
-    responses((status = 200, body = TaskEvents), (status = 404, body = Problem, description = "TaskNotFound")))]
+#[utoipa::path(get, path = "/v1/tasks/{id}/events", operation_id = "get_task_events", tag = "tasks",
+    params(("id" = String, Path, description = "The task")),
+    responses((status = 200, body = TaskEvents, description = "Its events")))]
 pub(super) async fn events(State(api): State<Api>, Id(id): Id) -> Result<Json<TaskEvents>, Problem> {
     let (_, items) = task_events(api.store(), task_id(&id)?, &|_| ()).await?;
     Ok(Json(TaskEvents {
@@ -98,18 +106,17 @@ pub(super) async fn events(State(api): State<Api>, Id(id): Id) -> Result<Json<Ta
 }
 
 /// Why a task does not run, or where it does.
-#[utoipa::path(get, path = "/v1/tasks/{id}/explain", tag = "tasks", params(("id" = String, Path, description = "The task")),
-    responses((status = 200, body = Explanation), (status = 404, body = Problem, description = "TaskNotFound")))]
+#[utoipa::path(get, path = "/v1/tasks/{id}/explain", operation_id = "explain_task", tag = "tasks",
+    params(("id" = String, Path, description = "The task")),
+    responses((status = 200, body = Explanation, description = "Why")))]
 pub(super) async fn why(State(api): State<Api>, Id(id): Id) -> Result<Json<Explanation>, Problem> {
     Ok(Json(explain(api.store(), task_id(&id)?).await?))
 }
 
 /// Stops a task, wherever it waits or runs; answers the task.
-#[utoipa::path(post, path = "/v1/tasks/{id}/cancel", tag = "tasks", params(("id" = String, Path, description = "The task")),
-    request_body(content = Option<Reason>),
-    responses((status = 200, body = TaskDocument), (status = 404, body = Problem, description = "TaskNotFound"),
-        (status = 409, body = Problem, description = "InvalidTransition: it has ended"),
-        (status = 422, body = Problem, description = "InvalidField")))]
+#[utoipa::path(post, path = "/v1/tasks/{id}/cancel", operation_id = "cancel_task", tag = "tasks",
+    params(("id" = String, Path, description = "The task")), request_body = Reason,
+    responses((status = 200, body = TaskDocument, description = "The task; one that runs ends a little later")))]
 pub(super) async fn cancel(
     State(api): State<Api>,
     Id(id): Id,

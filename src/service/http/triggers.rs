@@ -24,11 +24,24 @@ use crate::runtime::{group, request};
 use crate::service::config::Role;
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.post("/v1/triggers", Access::Needs(Role::Trigger), trigger).post(
-        "/v1/commands",
-        Access::Needs(Role::Admin),
-        command,
-    )
+    let (sender, admin) = (Access::Needs(Role::Trigger), Access::Needs(Role::Admin));
+    let unstartable = &[
+        "InvalidField",
+        "UnknownTask",
+        "CyclicDependency",
+        "InvalidDependency",
+        "TaskQueueFull",
+    ];
+    let unknown = &[
+        "TaskNotFound",
+        "WorkflowNotFound",
+        "SagaNotFound",
+        "InvalidTransition",
+        "InvalidField",
+    ];
+    routes
+        .add(__path_trigger, trigger, sender, unstartable)
+        .add(__path_command, command, admin, unknown)
 }
 
 /// The envelope of an event. Unknown fields of the envelope are passed over; unknown fields of the payload are refused by
@@ -67,15 +80,19 @@ pub(super) struct Accepted {
     event_id: String,
     /// The task, where it was one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     task_id: Option<String>,
     /// The workflow, where it was one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     workflow_id: Option<String>,
     /// The saga, where it was one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     saga_id: Option<String>,
     /// Whether it is new; false when the same event had made it before.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     created: Option<bool>,
 }
 
@@ -100,11 +117,9 @@ fn wrong_type(event_type: &str, belongs: &str) -> Problem {
 ///
 /// The body is an envelope of type `orchestration.task.trigger`, `orchestration.workflow.start` or
 /// `orchestration.saga.start`.
-#[utoipa::path(post, path = "/v1/triggers", tag = "triggers", request_body = EventEnvelope,
-    responses(
-        (status = 202, body = Accepted, description = "It was started, now or by the same event before"),
-        (status = 422, body = Problem, description = "InvalidField, UnknownTask, CyclicDependency, InvalidDependency"),
-        (status = 429, body = Problem, description = "TaskQueueFull")))]
+#[utoipa::path(post, path = "/v1/triggers", operation_id = "publish_trigger", tag = "triggers",
+    request_body = EventEnvelope,
+    responses((status = 202, body = Accepted, description = "It was started, now or by the same event before")))]
 pub(super) async fn trigger(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -158,12 +173,9 @@ pub(super) async fn trigger(
 /// The body is an envelope of type `orchestration.task.cancel`, `orchestration.workflow.stop`, `orchestration.saga.cancel`,
 /// `orchestration.task.result` or `orchestration.task.heartbeat`. The first three are carried out at once. Word of an agent is
 /// put on the bus: what is late or unknown is refused there, by an event `orchestration.command.refused`.
-#[utoipa::path(post, path = "/v1/commands", tag = "triggers", request_body = EventEnvelope,
-    responses(
-        (status = 202, body = Accepted),
-        (status = 404, body = Problem, description = "TaskNotFound, WorkflowNotFound, SagaNotFound"),
-        (status = 409, body = Problem, description = "InvalidTransition: it has ended"),
-        (status = 422, body = Problem, description = "InvalidField")))]
+#[utoipa::path(post, path = "/v1/commands", operation_id = "publish_command", tag = "triggers",
+    request_body = EventEnvelope,
+    responses((status = 202, body = Accepted, description = "It was carried out, or put on the bus")))]
 pub(super) async fn command(State(api): State<Api>, JsonText(body): JsonText) -> Result<impl IntoResponse, Problem> {
     let default_id = uuid::Uuid::new_v4().to_string();
     let envelope = Envelope::from_json(&body, &default_id).map_err(|refused| refused.rejection)?;
