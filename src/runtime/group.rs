@@ -39,7 +39,7 @@ const fn policy_name(policy: FailurePolicy) -> &'static str {
     }
 }
 
-const fn policy_flag(policy: FailurePolicy) -> u8 {
+const fn policy_flag(policy: FailurePolicy) -> u16 {
     match policy {
         FailurePolicy::Cancel => 0,
         FailurePolicy::Run => Flags::RUNS_ANYWAY,

@@ -44,7 +44,7 @@ pub struct Member {
     /// The task.
     pub task: NewTask,
     /// Its flags, see [`super::record::Flags`].
-    pub flags: u8,
+    pub flags: u16,
     /// What it depends on, with the name of each input.
     pub depends_on: Vec<(TaskId, Name)>,
 }

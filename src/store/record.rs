@@ -13,7 +13,7 @@ use crate::domain::state::TaskState;
 use crate::domain::trigger::{Start, TaskTrigger};
 
 /// How many bytes of a record change; the body follows.
-pub const HEADER_BYTES: usize = 63;
+pub const HEADER_BYTES: usize = 64;
 /// Where the rank of the priority stands in a record.
 pub(super) const RANK_AT: usize = 2;
 
@@ -161,7 +161,7 @@ impl NewTask {
 
     /// Where a task of a group goes: as [`NewTask::routing`], with what the group knows of it. `depends_on` may be only the
     /// first of `total`.
-    pub(super) fn staged_routing(&self, flags: u8, total: usize, depends_on: &[(TaskId, Name)]) -> String {
+    pub(super) fn staged_routing(&self, flags: u16, total: usize, depends_on: &[(TaskId, Name)]) -> String {
         format!(
             "{} {} {} {flags} {} {} {total}{}",
             self.queue,
@@ -390,7 +390,7 @@ impl Record {
         let place = header.byte();
         let priority = Priority::from_rank(header.byte()).ok_or(DamagedRecord)?;
         let losses = header.byte();
-        let flags = Flags(header.byte());
+        let flags = Flags(header.number(2)?);
         let attempt = header.number::<u32>(4)?;
         let retry_count = header.number(3)?;
         let max_retries = header.number(3)?;
@@ -442,29 +442,29 @@ impl Record {
 
 /// What a task has to do with others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Flags(pub u8);
+pub struct Flags(pub u16);
 
 impl Flags {
     /// It waits, or waited, for others to end.
-    pub const HAS_DEPENDENCIES: u8 = 1;
+    pub const HAS_DEPENDENCIES: u16 = 1;
     /// Others wait, or waited, for its end.
-    pub const HAS_DEPENDENTS: u8 = 2;
+    pub const HAS_DEPENDENTS: u16 = 2;
     /// It counts in a started workflow or saga.
-    pub const IN_GROUP: u8 = 4;
+    pub const IN_GROUP: u16 = 4;
     /// It carries out a step of a saga.
-    pub const IS_STEP: u8 = 8;
+    pub const IS_STEP: u16 = 8;
     /// It undoes a step of a saga.
-    pub const IS_COMPENSATION: u8 = 16;
+    pub const IS_COMPENSATION: u16 = 16;
     /// An attempt of it may have had its effect although it failed.
-    pub const IN_DOUBT: u8 = 32;
+    pub const IN_DOUBT: u16 = 32;
     /// It runs although what it depends on failed.
-    pub const RUNS_ANYWAY: u8 = 64;
+    pub const RUNS_ANYWAY: u16 = 64;
     /// It stays blocked when what it depends on failed.
-    pub const WAITS_ANYWAY: u8 = 128;
+    pub const WAITS_ANYWAY: u16 = 128;
 
     /// Whether all of these are set.
     #[must_use]
-    pub const fn has(self, flags: u8) -> bool {
+    pub const fn has(self, flags: u16) -> bool {
         self.0 & flags == flags
     }
 }

@@ -145,7 +145,7 @@ async fn breaks(scene: &Scene) -> Vec<Break> {
     );
     add(
         "a number in the record",
-        &[format!("SETRANGE {} 18 \t", record(&retried))],
+        &[format!("SETRANGE {} 19 \t", record(&retried))],
         StoredState,
         &retried,
         false,
@@ -159,7 +159,7 @@ async fn breaks(scene: &Scene) -> Vec<Break> {
     );
     add(
         "fewer retries than were used",
-        &[format!("SETRANGE {} 14 \u{1}", record(&retried))],
+        &[format!("SETRANGE {} 15 \u{1}", record(&retried))],
         RetryBudget,
         &retried,
         false,

@@ -765,7 +765,7 @@ async fn large_tasks_are_requeued_in_calls_that_stay_short() {
 }
 
 /// A task of the workflow `w`.
-fn member(name: &str, kwargs: &Value, flags: u8, depends_on: Vec<(TaskId, Name)>) -> Member {
+fn member(name: &str, kwargs: &Value, flags: u16, depends_on: Vec<(TaskId, Name)>) -> Member {
     let payload = json!({ "task_name": name, "kwargs": kwargs, "workflow_id": "w", "max_retries": 0 });
     let trigger = read_trigger("tester", "start", &payload.to_string()).unwrap();
     let origin = Origin {

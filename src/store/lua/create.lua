@@ -71,7 +71,8 @@ local function depend(ctx, id, h, routing, parents)
       left = left + 1
       blocked[#blocked + 1] = '"' .. parent.id .. '"'
       redis.call('RPUSH', dependents_key(ctx, parent.id), id)
-      redis.call('SETRANGE', task_key(ctx, parent.id), FLAGS_AT, string.char(bit.bor(parent.h[FLAGS], HAS_DEPENDENTS)))
+      redis.call('SETRANGE', task_key(ctx, parent.id), FLAGS_AT,
+        struct.pack(FLAGS_FORM, bit.bor(parent.h[FLAGS], HAS_DEPENDENTS)))
     elseif state ~= COMPLETED and not has(h, RUNS_ANYWAY) then
       failed = failed or root_of(parent.raw, parent.h) or parent.id
     end

@@ -8,8 +8,8 @@ where it is the event id, the spec JSON that passes through untouched. Behind th
 completed task, or the error of a failed one. What few tasks need (the errors of earlier attempts) is in a hash beside it.
 `src/store/record.rs` reads the same layout.
 ]]
-local HEADER = '>BBBBBI4I3I3I4I6I4c10HI6I6I6I4'
-local HEADER_BYTES = 63
+local HEADER = '>BBBBHI4I3I3I4I6I4c10HI6I6I6I4'
+local HEADER_BYTES = 64
 local STATE, PLACE, RANK, LOSSES, FLAGS, ATTEMPT, RETRIES, MAX_RETRIES, SEQ = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local ENTRY_MS, ENTRY_SEQ, OWNER, SLOT, CREATED, STARTED, FINISHED, BODY = 10, 11, 12, 13, 14, 15, 16, 17
 local PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT, CANCELLED = 80, 82, 67, 70, 84, 88
@@ -20,8 +20,8 @@ local STAGED = 83
 -- What few tasks have to do with: a record's flags. Most tasks have none, and cost nothing for it.
 local HAS_DEPENDENCIES, HAS_DEPENDENTS, IN_GROUP, IS_STEP, IS_COMPENSATION, IN_DOUBT, RUNS_ANYWAY, WAITS_ANYWAY =
   1, 2, 4, 8, 16, 32, 64, 128
--- Where the flags stand in a record.
-local FLAGS_AT = 4
+-- Where the flags stand in a record, and how.
+local FLAGS_AT, FLAGS_FORM = 4, '>H'
 local NOBODY = '----------'
 -- Above this size a change of the header is written in place instead of rewriting the whole string.
 local SMALL_BYTES = 2048
