@@ -44,9 +44,9 @@ const LONG: Duration = Duration::from_secs(1_000_000_000);
 const FLOW: &str = "flow";
 const ERROR: &str = r#"{"type":"Broken","message":"\"no\" \\ luck"}"#;
 /// Where the time of its queue entry stands in a record's header.
-const ENTRY_MS: std::ops::Range<usize> = 19..25;
+const ENTRY_MS: std::ops::Range<usize> = 20..26;
 /// And its place among those of the same millisecond.
-const ENTRY_SEQ: std::ops::Range<usize> = 25..29;
+const ENTRY_SEQ: std::ops::Range<usize> = 26..30;
 
 /// What went wrong, for a person.
 pub(crate) type Outcry = String;

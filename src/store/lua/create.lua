@@ -84,7 +84,16 @@ local function depend(ctx, id, h, routing, parents)
   end
   redis.call('HSET', hash[2], 'left', left, 'start', routing.start)
   set_flag(h, HAS_DEPENDENCIES)
-  return blocked, failed
+  return table.concat(blocked, ','), failed
+end
+
+-- The last members of a created event, most of which are the same within a call.
+local function created_members(ctx, blocked, due)
+  if blocked == '' and not due and ctx.created_members then return ctx.created_members end
+  local members = string.format(',"blocked_by":[%s],"run_at":%s,"created_at":"%s"}', blocked,
+    due and '"' .. iso(due) .. '"' or 'null', ctx.iso)
+  if blocked == '' and not due then ctx.created_members = members end
+  return members
 end
 
 local function create(keys, args)
@@ -164,11 +173,10 @@ local function create(keys, args)
         group.total = group.total + 1
         group.left = group.left + 1
       end
-      local blocked, failed = {}, nil
+      local blocked, failed = '', nil
       if parents then blocked, failed = depend(ctx, id, h, routing, parents) end
       local due = due_of(routing.start, ctx.now)
-      local run_at = due and '"' .. iso(due) .. '"' or 'null'
-      if failed or #blocked > 0 then
+      if failed or blocked ~= '' then
         h[PLACE] = BLOCKED
         aside(ctx, routing.queue, rank, 1)
       else
@@ -179,8 +187,7 @@ local function create(keys, args)
         cause, correlation, trace = string.match(origin, '^([^\n]*)\n([^\n]*)\n(.*)$')
       end
       emit(ctx, 'orchestration.task.created', id, 1, correlation, cause,
-        payload .. ',"blocked_by":[' .. table.concat(blocked, ',') .. '],"run_at":' .. run_at .. ',"created_at":"' ..
-        ctx.iso .. '"}', trace)
+        payload .. created_members(ctx, blocked, due), trace)
       if #body <= SMALL_BYTES then
         local writes = ctx.writes
         local written = #writes

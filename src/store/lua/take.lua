@@ -5,19 +5,22 @@ Strict priority, first in first out within one, with one exception: while a lowe
 longer than `max_wait_ms`, every eighth task served is the oldest such entry. Tasks are marked RUNNING only here, one
 for one with a free slot of the caller, and never one of a paused queue.
 ]]
+-- A library may have 200 locals at its outermost level; what only this part knows does not count there.
+local parse_slots, queue_names, undelivered_since, take
+do
 local RESCUE_EVERY = 8
 -- How often a call looks at a stream whose head it may not start, for each slot, so that its work stays bounded.
 local LOOKS_MAX = 4
 
 -- Slots from text such as "0,1,5".
-local function parse_slots(text)
+parse_slots = function(text)
   local slots = {}
   for slot in string.gmatch(text, '%d+') do slots[#slots + 1] = tonumber(slot) end
   return slots
 end
 
 -- The queues by name, in a stable order.
-local function queue_names(ctx)
+queue_names = function(ctx)
   local names = redis.call('SMEMBERS', ctx.prefix .. 'queues')
   if #names > 1 then table.sort(names) end
   return names
@@ -111,7 +114,7 @@ local function head_of(key)
 end
 
 -- When that entry entered the stream, ms.
-local function undelivered_since(key)
+undelivered_since = function(key)
   local head = head_of(key)
   return head and tonumber(string.match(head, '^%d+'))
 end
@@ -151,8 +154,7 @@ local function start(ctx, request, entries, stream, started)
       -- Not the entry that this task waits in: an outsider's, or one whose task is gone.
       finish_entry(ctx, stream.key, ms, seq)
     else
-      local queue, head, correlation, trace, group, step = read_body(raw)
-      local name = task_name_of(head)
+      local queue, head, correlation, trace, group, step, name = read_body(raw)
       if stream.parked then aside(ctx, queue, h[RANK], -1) end
       if ctx.count.paused > 0 and paused_queues(ctx)[queue] then
         -- Parked before its queue was paused. It waits there with the others, at the tail of its priority.
@@ -184,7 +186,7 @@ local function start(ctx, request, entries, stream, started)
         ctx.count.served = ctx.count.served + 1
         emit_task(ctx, 'orchestration.task.started', id, h, head, correlation, trace,
           '"worker_id":"' .. ctx.replica .. '/' .. digits(slot) .. '","started_at":"' .. ctx.iso .. '"')
-        save(ctx, keys[i], raw, h)
+        save_header(keys[i], h)
         -- The record as it was: whoever runs the task needs of it only what this claim does not change.
         local one = { id, h[ATTEMPT], slot, raw }
         if h[FLAGS] ~= 0 then
@@ -251,7 +253,7 @@ end
 
 -- Takes tasks for the free slots. Answers the started ones and, where `bells` are asked for, the streams to wait behind
 -- and an entry id that stands before all news of any of them.
-local function take(ctx, request)
+take = function(ctx, request)
   local started = {}
   local wanted = #request.slots
   -- One that was taken for dead and does not know it yet would put tasks where nobody looks for them.
@@ -296,4 +298,5 @@ local function take(ctx, request)
     for _, stream in ipairs(streams_of_rank(ctx, request, rank)) do bells[#bells + 1] = stream.key end
   end
   return started, bells
+end
 end
