@@ -5,6 +5,7 @@
 //! every rule can be tested as a table. Every other ring imports this one; this one imports none.
 
 pub mod digest;
+pub mod histogram;
 pub mod id;
 pub mod netstring;
 pub mod priority;

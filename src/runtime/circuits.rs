@@ -113,6 +113,13 @@ impl Circuits {
             .is_some_and(|guard| !guard.is_calm.load(Ordering::Acquire) && matches!(guard.phase(), Phase::Open { .. }))
     }
 
+    /// The names of all handlers, with whether each is paused.
+    pub(super) fn all(&self) -> Vec<(String, bool)> {
+        let is_paused = |guard: &Guard| !matches!(guard.phase(), Phase::Closed);
+        let all = self.guards.iter();
+        all.map(|(name, guard)| (name.clone(), is_paused(guard))).collect()
+    }
+
     /// The handlers that are paused.
     pub(super) fn open(&self) -> Vec<OpenCircuit> {
         let now = self.now();

@@ -18,10 +18,10 @@ use tracing::debug;
 
 use super::backoff::Waits;
 use super::defaults::Origin;
+use super::meters::Taken;
 use super::reference::{Command, REFERENCE_PAUSE, References, Target};
 use super::replica::Run;
 use super::request::{key_taken, unresolved, workflow_ended};
-use super::work::IDLE_WAIT;
 use crate::domain::envelope::{Envelope, Refused};
 use crate::domain::id::Partition;
 use crate::domain::rejection::{Reason, Rejection};
@@ -34,6 +34,9 @@ use crate::store::record::NewTask;
 
 /// How many entries are read at once.
 const READ_BATCH: usize = 128;
+/// How long an idle reader waits before it asks again: readiness counts on it to get through much more often than it may
+/// be deaf.
+const READ_WAIT: Duration = Duration::from_secs(1);
 /// How many bytes one answer should have at most.
 const READ_BYTES: usize = 4 << 20;
 /// How many bytes of triggers one call makes tasks of, so that no call keeps Redis for long.
@@ -79,7 +82,7 @@ impl Source {
 /// Reads ahead: one batch waits while another is acted upon.
 pub(super) async fn read(run: Arc<Run>, source: Source, batches: mpsc::Sender<Vec<Entry>>) {
     let stream = source.stream(&run);
-    let mut reader = run.store.blocking(IDLE_WAIT);
+    let mut reader = run.store.blocking(READ_WAIT);
     let mut waits = Waits::new();
     let mut after = None;
     let mut count = READ_BATCH;
@@ -433,10 +436,12 @@ impl Acting {
                                 if task.trigger.start != Start::Now {
                                     run.timers.ring(partition);
                                 }
+                                self.took(Taken::Accepted, &entry.id);
                                 done.push(entry.id);
                             }
                             Created::Duplicate => {
                                 debug!(task_id = %task.id, "a repeated trigger created nothing");
+                                self.took(Taken::Duplicate, &entry.id);
                                 done.push(entry.id);
                             }
                             Created::Unknown => plan.refusals.push(self.unknown_task(entry, &task)),
@@ -521,6 +526,13 @@ impl Acting {
         }
     }
 
+    /// Counts what became of an entry.
+    fn took(&self, taken: Taken, entry_id: &str) {
+        let (meters, stream) = (&self.run.meters, self.source.index());
+        meters.took(stream, taken, 1);
+        meters.ingested(stream, entry_numbers(entry_id).0);
+    }
+
     /// How long it has acted, without the time for which it waited for room.
     fn time(&self) -> Duration {
         self.began.elapsed().saturating_sub(self.held_up)
@@ -548,7 +560,6 @@ impl Acting {
                 () = run.room.notified() => {}
                 () = tokio::time::sleep(FULL_PAUSE) => {}
             }
-            run.progress.mark(self.source.name());
             let front = match run.store.inbound_front(&self.stream).await {
                 Ok(front) => front,
                 Err(error) => {
@@ -556,6 +567,7 @@ impl Acting {
                     continue;
                 }
             };
+            run.progress.mark(self.source.name());
             let next = entry_numbers(next);
             if entry_numbers(&front.delivered) < next {
                 // Older ones were given back by a replica that left.
@@ -588,9 +600,11 @@ impl Acting {
         };
         let mut done = Vec::new();
         for (command, word) in ended {
-            match refuse::refused_command(&command, word) {
-                Some(refusal) => plan.refusals.push(refusal),
-                None => done.push(command.entry_id),
+            if let Some(refusal) = refuse::refused_command(&command, word) {
+                plan.refusals.push(refusal);
+            } else {
+                self.took(Taken::Accepted, &command.entry_id);
+                done.push(command.entry_id);
             }
         }
         done

@@ -1,6 +1,6 @@
 //! One replica: joins, runs its loops, drains, leaves; and joins anew when it finds itself fenced.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ use super::detached::{self, Detached};
 use super::handler::{Handlers, TaskContext};
 use super::holdings::Holdings;
 use super::ingest::{self, Source};
+use super::meters::{self, Meters};
+use super::progress::{self, Progress};
 use super::recall::Recollection;
 use super::report::{self, Bounds};
 use super::slots::Slots;
@@ -91,51 +93,6 @@ impl ReplicaOptions {
     }
 }
 
-/// When each loop last got through, for readiness.
-#[derive(Default)]
-pub(crate) struct Progress {
-    marks: Mutex<BTreeMap<&'static str, Option<Instant>>>,
-}
-
-impl Progress {
-    /// A loop that has not got through for so long is deaf: several times its longest wait.
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    fn marks(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, Option<Instant>>> {
-        // Every step leaves the map whole, so a panic elsewhere does not spoil it.
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The loop got through.
-    pub(super) fn mark(&self, name: &'static str) {
-        self.marks().insert(name, Some(Instant::now()));
-    }
-
-    /// The loop waits for something that is not Redis.
-    pub(super) fn idle(&self, name: &'static str) {
-        self.marks().insert(name, None);
-    }
-
-    /// The loop asks Redis; from now on it is expected to get through.
-    pub(super) fn expect(&self, name: &'static str) {
-        self.marks()
-            .entry(name)
-            .or_insert(None)
-            .get_or_insert_with(Instant::now);
-    }
-
-    /// The loops that do not get through.
-    fn deaf(&self) -> Vec<&'static str> {
-        let marks = self.marks();
-        let needed = ["triggers", "commands", "beat"];
-        let missing = needed.iter().filter(|name| !marks.contains_key(**name)).copied();
-        let stale = marks
-            .iter()
-            .filter(|(_, mark)| mark.is_some_and(|mark| mark.elapsed() > Self::PATIENCE));
-        missing.chain(stale.map(|(name, _)| *name)).collect()
-    }
-}
-
 /// What the loops of one run share.
 pub(crate) struct Run {
     pub(super) store: Store,
@@ -177,6 +134,7 @@ pub(crate) struct Run {
     /// Redis has used most of its memory.
     pub(super) is_memory_short: AtomicBool,
     pub(super) progress: Progress,
+    pub(super) meters: Arc<Meters>,
     pub(super) completed: AtomicU64,
     pub(super) failed: AtomicU64,
     reports: Mutex<Option<Instant>>,
@@ -208,7 +166,23 @@ impl Run {
 #[derive(Clone)]
 pub struct ReplicaHandle {
     current: Arc<Mutex<Option<Arc<Run>>>>,
+    meters: Arc<Meters>,
+    bounds: Arc<Bounds>,
     stop: CancellationToken,
+}
+
+/// How many workers a replica has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct WorkerCount {
+    /// All.
+    pub slots: u16,
+    /// Those that run a task.
+    pub busy: u16,
+    /// Those held by a blocking function whose attempt is over.
+    pub detached: u16,
+    /// How many there may be.
+    pub max: u16,
 }
 
 /// Whether a replica does its work.
@@ -256,6 +230,45 @@ impl ReplicaHandle {
         current.as_ref().map_or_else(Vec::new, |run| run.circuits.open())
     }
 
+    /// What the replica counted since the process began, under whatever names it joined.
+    #[must_use]
+    pub fn meters(&self) -> &Meters {
+        &self.meters
+    }
+
+    /// The workers as they are right now.
+    #[must_use]
+    pub fn workers(&self) -> WorkerCount {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, max) = self.bounds.range();
+        current.as_ref().map_or(
+            WorkerCount {
+                max,
+                ..WorkerCount::default()
+            },
+            |run| WorkerCount {
+                slots: run.slots.size(),
+                busy: run.slots.busy(),
+                detached: run.detached.count(),
+                max,
+            },
+        )
+    }
+
+    /// For each loop how long ago it got through to Redis; none for one that waits for something else.
+    #[must_use]
+    pub fn progress(&self) -> Vec<(&'static str, Option<Duration>)> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().map_or_else(Vec::new, |run| run.progress.ages())
+    }
+
+    /// The names of all handlers, with whether each is paused since its target does not answer.
+    #[must_use]
+    pub fn circuits(&self) -> Vec<(String, bool)> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().map_or_else(Vec::new, |run| run.circuits.all())
+    }
+
     /// How many blocking functions go on after their attempts have ended.
     #[must_use]
     pub fn detached(&self) -> u16 {
@@ -280,7 +293,6 @@ pub struct Replica {
     beat_store: Store,
     options: ReplicaOptions,
     detached: Arc<Detached>,
-    bounds: Arc<Bounds>,
     handle: ReplicaHandle,
     recollection: Recollection,
 }
@@ -290,14 +302,17 @@ impl Replica {
     /// connection lives on another thread.
     #[must_use]
     pub fn new(store: Store, beat_store: Store, options: ReplicaOptions, stop: CancellationToken) -> Self {
+        let bounds = Arc::new(bounds(&options));
+        let meters = Arc::new(Meters::new(&options.handlers));
         Self {
             store,
             beat_store,
-            bounds: Arc::new(bounds(&options)),
             options,
             detached: Arc::default(),
             handle: ReplicaHandle {
                 current: Arc::default(),
+                meters,
+                bounds,
                 stop,
             },
             recollection: Recollection::default(),
@@ -325,10 +340,13 @@ impl Replica {
             let Some((run, queues)) = join(
                 &self.store,
                 &self.options,
-                &self.bounds,
-                &self.detached,
+                Shared {
+                    bounds: &self.handle.bounds,
+                    detached: &self.detached,
+                    meters: &self.handle.meters,
+                    recollection: &self.recollection,
+                },
                 &stop,
-                &self.recollection,
             )
             .await?
             else {
@@ -376,6 +394,8 @@ impl Replica {
             settling.spawn(work::settle_work(Arc::clone(&run), partition, queue));
         }
         loops.spawn(report::report_workers(Arc::clone(&run)));
+        loops.spawn(meters::compare_clocks(Arc::clone(&run)));
+        loops.spawn(progress::keep_time(Arc::clone(&run)));
         loops.spawn(snapshot::publish_snapshots(Arc::clone(&run)));
         if run.options.autoscale {
             loops.spawn(autoscale::autoscale(Arc::clone(&run)));
@@ -427,15 +447,28 @@ fn bounds(options: &ReplicaOptions) -> Bounds {
     Bounds::new(min, size, options.workers)
 }
 
+/// What outlives the name under which a replica joins.
+#[derive(Clone, Copy)]
+struct Shared<'a> {
+    bounds: &'a Arc<Bounds>,
+    detached: &'a Arc<Detached>,
+    meters: &'a Arc<Meters>,
+    recollection: &'a Recollection,
+}
+
 /// Joins under a fresh name; `None` when stopped before Redis answered.
 async fn join(
     store: &Store,
     options: &ReplicaOptions,
-    bounds: &Arc<Bounds>,
-    detached: &Arc<Detached>,
+    shared: Shared<'_>,
     stop: &CancellationToken,
-    recollection: &Recollection,
 ) -> Result<Option<(Arc<Run>, Vec<mpsc::Receiver<Ended>>)>, StoreError> {
+    let Shared {
+        bounds,
+        detached,
+        meters,
+        recollection,
+    } = shared;
     let replica = ReplicaId::from_random(uuid::Uuid::new_v4().as_u64_pair().1);
     let names = options.handlers.names();
     let started_at = jiff::Timestamp::now().to_string();
@@ -507,6 +540,7 @@ async fn join(
         recollection: recollection.clone(),
         is_memory_short: AtomicBool::new(false),
         progress: Progress::default(),
+        meters: Arc::clone(meters),
         completed: AtomicU64::new(0),
         failed: AtomicU64::new(0),
         reports: Mutex::new(None),
@@ -529,17 +563,15 @@ impl Membership {
         stop: CancellationToken,
         adopted: Arc<Mutex<VecDeque<Claimed>>>,
     ) -> Result<Self, Error> {
-        let bounds = Arc::new(bounds(&options));
-        let (run, _) = join(
-            &store,
-            &options,
-            &bounds,
-            &Arc::default(),
-            &stop,
-            &Recollection::default(),
-        )
-        .await?
-        .ok_or_else(|| StoreError::NotConnected("the queue was closed".to_owned()))?;
+        let shared = Shared {
+            bounds: &Arc::new(bounds(&options)),
+            detached: &Arc::default(),
+            meters: &Arc::new(Meters::new(&options.handlers)),
+            recollection: &Recollection::default(),
+        };
+        let (run, _) = join(&store, &options, shared, &stop)
+            .await?
+            .ok_or_else(|| StoreError::NotConnected("the queue was closed".to_owned()))?;
         let mut run =
             Arc::into_inner(run).ok_or_else(|| StoreError::NotConnected("the queue was closed".to_owned()))?;
         run.adopted = Some(adopted);

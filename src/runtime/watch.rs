@@ -135,6 +135,7 @@ async fn look_once(run: &Arc<Run>, partition: Partition, sightings: &mut Sightin
                 }
             }
         }
+        run.meters.taken_back(taken);
         warn!(replica = victim, tasks = taken, "took over from a silent replica");
     }
     Ok(())

@@ -19,6 +19,7 @@ use tracing::{debug, error, warn};
 use super::backoff::Waits;
 use super::detached::Threads;
 use super::handler::{HandlerResult, TaskContext, TaskError};
+use super::meters::{End, Label};
 use super::replica::Run;
 use super::slots::Verdict;
 use crate::domain::circuit::Sign;
@@ -55,6 +56,8 @@ pub(crate) struct Ended {
     slot: Option<u16>,
     /// How it ended; `None` when it is not the replica's to settle.
     outcome: Option<Outcome>,
+    /// Where it is counted; `None` when it did not come so far.
+    label: Option<Label>,
 }
 
 impl Run {
@@ -95,7 +98,8 @@ impl Run {
         run.slots.begin(claimed.slot);
         let attempt = async move {
             let threads = Threads::default();
-            let outcome = run.attempt(&claimed, &threads, &cancel, &give_up).await;
+            let mut label = None;
+            let outcome = run.attempt(&claimed, &threads, &cancel, &give_up, &mut label).await;
             run.slots.end(claimed.slot, verdict(outcome.as_ref()));
             cancel.cancel();
             let token = (claimed.task_id, claimed.attempt);
@@ -105,6 +109,7 @@ impl Run {
                 attempt: claimed.attempt,
                 slot,
                 outcome,
+                label,
             };
             let queue = &run.ended[usize::from(claimed.task_id.partition().number())];
             if queue.send(ended).await.is_err() {
@@ -131,6 +136,7 @@ impl Run {
         threads: &Threads,
         cancel: &CancellationToken,
         give_up: &CancellationToken,
+        label: &mut Option<Label>,
     ) -> Option<Outcome> {
         let record = match Record::parse(claimed.task_id, &claimed.record) {
             Ok(record) => record,
@@ -148,15 +154,18 @@ impl Run {
             }
         };
         let retry = record.retry_count + 1;
-        let mut body = record.body;
-        let Some(registered) = self.options.handlers.get(&body.task_name) else {
+        let Some(registered) = self.options.handlers.get(&record.body.task_name) else {
             return Some(Outcome::Released(Release::Shutdown));
         };
-        if self.circuits.is_open(&body.task_name) {
+        if self.circuits.is_open(&record.body.task_name) {
             // Claimed by a call that was under way when it opened. It costs the task nothing.
-            self.circuits.until_told(&body.task_name).await;
+            self.circuits.until_told(&record.body.task_name).await;
             return Some(Outcome::Released(Release::CircuitOpen));
         }
+        self.meters.started(&record);
+        let place = self.meters.label(&record);
+        *label = Some(place);
+        let mut body = record.body;
         let policy = body.spec.retry.unwrap_or(RetryPolicy::STANDARD);
         // Whoever made the task may not know the handlers, as the command line does not.
         body.spec.timeout_seconds = body.spec.timeout_seconds.or(registered.defaults.timeout_seconds);
@@ -195,7 +204,11 @@ impl Run {
             let delay = policy.delay(retry, chance()).max(asked);
             u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)
         };
-        let outcome = match finished? {
+        let Some(finished) = finished else {
+            self.count_taken_away(place, elapsed);
+            return None;
+        };
+        let outcome = match finished {
             Ending::HandedBack => Outcome::Released(Release::Shutdown),
             Ending::GivenUp => Outcome::Aborted,
             // It was told to end, and did.
@@ -217,15 +230,29 @@ impl Run {
                 error: error_json(&error),
             },
         };
+        self.count_end(place, &outcome, elapsed);
+        debug!(task_id = %claimed.task_id, attempt = claimed.attempt, task_name = name,
+            elapsed_ms, outcome = outcome_word(&outcome), "attempt ended");
+        Some(outcome)
+    }
+
+    /// Counts an attempt that is not this replica's to settle.
+    fn count_taken_away(&self, place: Label, elapsed: Duration) {
+        self.meters.ran(place, End::Cancelled, elapsed);
+        if !self.fenced.is_cancelled() {
+            self.meters.cancelled(place);
+        }
+    }
+
+    /// Counts an attempt that ended.
+    fn count_end(&self, place: Label, outcome: &Outcome, elapsed: Duration) {
+        self.meters.ran(place, End::of(Some(outcome)), elapsed);
         let counter = if matches!(outcome, Outcome::Completed { .. }) {
             &self.completed
         } else {
             &self.failed
         };
         counter.fetch_add(u64::from(!matches!(outcome, Outcome::Released(_))), Ordering::Relaxed);
-        debug!(task_id = %claimed.task_id, attempt = claimed.attempt, task_name = name,
-            elapsed_ms, outcome = outcome_word(&outcome), "attempt ended");
-        Some(outcome)
     }
 }
 
@@ -344,7 +371,7 @@ pub(super) async fn take_work(run: Arc<Run>, partition: Partition) {
     let mut doorbell = Doorbell::new(&run.store, IDLE_WAIT);
     let mut waits = Waits::new();
     loop {
-        run.progress.idle("take");
+        run.progress.idle("take", partition);
         let offered = tokio::select! {
             biased;
             () = run.stop.cancelled() => return,
@@ -354,7 +381,7 @@ pub(super) async fn take_work(run: Arc<Run>, partition: Partition) {
         let mut offered = offered;
         let rest = offered.split_off(offered.len().min(CLAIM_BATCH));
         run.slots.give_back(rest);
-        run.progress.expect("take");
+        run.progress.expect("take", partition);
         let wanted = offered.len();
         let bells = match run
             .store
@@ -363,7 +390,7 @@ pub(super) async fn take_work(run: Arc<Run>, partition: Partition) {
         {
             Ok((claimed, bells)) => {
                 waits.reset();
-                run.progress.mark("take");
+                run.progress.mark_in("take", partition);
                 let is_sated = claimed.len() == wanted;
                 run.start_all(offered, claimed);
                 if is_sated {
@@ -409,22 +436,23 @@ pub(super) async fn settle_work(run: Arc<Run>, partition: Partition, mut queue: 
         if received == 0 {
             return;
         }
-        let settlements: Vec<Settlement> = batch
+        let (settlements, labels): (Vec<Settlement>, Vec<Option<Label>>) = batch
             .iter_mut()
             .filter_map(|ended| {
                 let outcome = ended.outcome.take()?;
-                Some(Settlement {
+                let settlement = Settlement {
                     task_id: ended.task_id,
                     attempt: ended.attempt,
                     outcome,
-                })
+                };
+                Some((settlement, ended.label))
             })
-            .collect();
+            .unzip();
         let freed = run
             .slots
             .keep_share(partition, batch.iter().filter_map(|ended| ended.slot).collect());
         let mut claimed = Vec::new();
-        run.progress.expect("settle");
+        run.progress.expect("settle", partition);
         while !settlements.is_empty() {
             let offered = if run.stop.is_cancelled() {
                 Vec::new()
@@ -439,7 +467,7 @@ pub(super) async fn settle_work(run: Arc<Run>, partition: Partition, mut queue: 
                 Ok((words, next)) => {
                     waits.reset();
                     claimed = next;
-                    run.note_settled(&settlements, &words);
+                    run.note_settled(&settlements, &labels, &words);
                     break;
                 }
                 Err(error) => {
@@ -463,15 +491,18 @@ pub(super) async fn settle_work(run: Arc<Run>, partition: Partition, mut queue: 
         for ended in &batch {
             run.holdings.leave(ended.task_id, ended.attempt);
         }
-        run.progress.idle("settle");
+        run.progress.idle("settle", partition);
         run.start_all(freed, claimed);
         run.room.notify_one();
     }
 }
 
 impl Run {
-    fn note_settled(&self, settlements: &[Settlement], words: &[Settled]) {
-        for (settlement, word) in settlements.iter().zip(words) {
+    fn note_settled(&self, settlements: &[Settlement], labels: &[Option<Label>], words: &[Settled]) {
+        for ((settlement, label), word) in settlements.iter().zip(labels).zip(words) {
+            if let Some(label) = label {
+                self.meters.settled(*label, &settlement.outcome, *word);
+            }
             match word {
                 Settled::Ok | Settled::Duplicate => {}
                 Settled::Retry => self.timers.ring(settlement.task_id.partition()),

@@ -205,9 +205,8 @@ pub async fn serve(config: &Config, own: Handlers, stop: CancellationToken) -> R
         warn!("no handlers: this replica reads triggers and runs nothing");
     }
     let endpoint = endpoint(config)?;
-    let store = Store::new(endpoint.clone())?;
-    let http_store = Store::new(endpoint.clone())?;
-    let beat_store = Store::new(endpoint)?;
+    let store = Store::new(endpoint)?;
+    let (http_store, beat_store) = (store.beside()?, store.beside()?);
     let replica = Replica::new(store, beat_store, options, stop);
     let address = config.http.addr;
     let listener = TcpListener::bind(address)

@@ -6,7 +6,7 @@
 //! nothing else on a connection that is blocked; its deadline is the wait plus a margin, so a reader can not go deaf.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 use super::StoreError;
 use super::keys::Keys;
 use super::library::{Function, LIBRARY};
+use super::meters::Meters;
 use crate::domain::id::Partition;
 
 /// Where Redis is and how long to wait for it.
@@ -64,6 +65,7 @@ struct Inner {
     endpoint: Endpoint,
     client: Client,
     keys: Keys,
+    meters: Arc<Meters>,
     /// The live connection and its generation, so that of many callers who see it die one rebuilds it.
     connection: Mutex<(u64, Option<MultiplexedConnection>)>,
 }
@@ -75,6 +77,20 @@ impl Store {
     ///
     /// [`StoreError::InvalidUrl`] when the address makes no sense.
     pub fn new(endpoint: Endpoint) -> Result<Self, StoreError> {
+        Self::counting(endpoint, Arc::default())
+    }
+
+    /// Another handle to the same Redis, with a connection of its own. What its calls cost and how they fail is counted
+    /// with this one's.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::new`].
+    pub fn beside(&self) -> Result<Self, StoreError> {
+        Self::counting(self.inner.endpoint.clone(), Arc::clone(&self.inner.meters))
+    }
+
+    fn counting(endpoint: Endpoint, meters: Arc<Meters>) -> Result<Self, StoreError> {
         let tcp = TcpSettings::default()
             .set_nodelay(true)
             .set_user_timeout(Duration::from_secs(20));
@@ -105,6 +121,7 @@ impl Store {
                 endpoint,
                 client,
                 keys,
+                meters,
                 connection: Mutex::new((0, None)),
             }),
         })
@@ -114,6 +131,12 @@ impl Store {
     #[must_use]
     pub fn keys(&self) -> &Keys {
         &self.inner.keys
+    }
+
+    /// What calls through this handle, and those beside it, cost and how they failed.
+    #[must_use]
+    pub fn meters(&self) -> &Meters {
+        &self.inner.meters
     }
 
     /// How many partitions the deployment has.
@@ -144,7 +167,7 @@ impl Store {
             .set_pipeline_buffer_size(1024);
         // The client's own deadline does not cover name resolution.
         let patience = self.inner.endpoint.connect_timeout * 2;
-        match tokio::time::timeout(
+        let opened = match tokio::time::timeout(
             patience,
             self.inner.client.get_multiplexed_async_connection_with_config(&config),
         )
@@ -152,7 +175,8 @@ impl Store {
         {
             Ok(connection) => connection.map_err(StoreError::from_redis),
             Err(_) => Err(StoreError::NotConnected(format!("no connection within {patience:?}"))),
-        }
+        };
+        opened.map_err(|error| self.inner.meters.note_failure(error))
     }
 
     async fn live(&self) -> Result<(u64, MultiplexedConnection), StoreError> {
@@ -210,7 +234,7 @@ impl Store {
         match connection.send_packed_commands(pipeline, 0, pipeline.len()).await {
             Ok(values) => values
                 .into_iter()
-                .map(|value| value.extract_error().map_err(StoreError::from_redis))
+                .map(|value| value.extract_error().map_err(|error| self.failed(error)))
                 .collect(),
             Err(error) => Err(self.sort(generation, error).await),
         }
@@ -223,7 +247,12 @@ impl Store {
         if is_dead {
             self.discard(generation).await;
         }
-        StoreError::from_redis(error)
+        self.failed(error)
+    }
+
+    /// Counts a failure and says what it means.
+    fn failed(&self, error: redis::RedisError) -> StoreError {
+        self.inner.meters.note_failure(StoreError::from_redis(error))
     }
 
     /// Calls a function on a partition; loads the library first when Redis does not know it.
@@ -247,13 +276,16 @@ impl Store {
                 command.arg(arg);
             }
         }
-        match self.send_all(&pipeline).await {
+        let began = Instant::now();
+        let answers = match self.send_all(&pipeline).await {
             Err(StoreError::Refused(error)) if is_unknown_function(&error) => {
                 self.load_functions().await?;
                 self.send_all(&pipeline).await
             }
             answer => answer,
-        }
+        }?;
+        self.inner.meters.note_call(function, began.elapsed());
+        Ok(answers)
     }
 
     /// Calls a function on keys of the caller's.
@@ -282,14 +314,17 @@ impl Store {
         for arg in args.list() {
             command.arg(arg);
         }
-        match self.send_on(number, &command).await {
+        let began = Instant::now();
+        let answer = match self.send_on(number, &command).await {
             Err(StoreError::Refused(error)) if is_unknown_function(&error) => {
                 // Not executed, so calling again is safe.
                 self.load_functions().await?;
                 self.send_on(number, &command).await
             }
             answer => answer,
-        }
+        }?;
+        self.inner.meters.note_call(function, began.elapsed());
+        Ok(answer)
     }
 
     /// Loads the function library.
@@ -326,7 +361,7 @@ impl Store {
     }
 }
 
-fn is_unknown_function(error: &redis::RedisError) -> bool {
+pub(super) fn is_unknown_function(error: &redis::RedisError) -> bool {
     error.to_string().contains("Function not found")
 }
 
@@ -383,9 +418,9 @@ impl Blocking {
             None => self.store.open(self.wait + Self::MARGIN).await?,
         };
         let value = match connection.send_packed_command(command).await {
-            Ok(Value::ServerError(error)) => Err(StoreError::from_redis(error.into())),
+            Ok(Value::ServerError(error)) => Err(self.store.failed(error.into())),
             Ok(value) => Ok(value),
-            Err(error) => Err(StoreError::from_redis(error)),
+            Err(error) => Err(self.store.failed(error)),
         }?;
         self.connection = Some(connection);
         Ok(value)

@@ -360,6 +360,8 @@ pub struct Statistics {
     pub aside: Vec<(String, [u64; 4])>,
     /// Queues that nothing is handed out of; with JSON of who paused it, why and when.
     pub paused: Vec<(String, String)>,
+    /// Since when the oldest task of each priority could start, ms since the epoch; not of paused queues.
+    pub ready_since: [Option<i64>; 4],
 }
 
 impl Store {
@@ -711,6 +713,9 @@ impl Store {
         for pair in list(next()?)?.chunks_exact(2) {
             let [queue, words] = [&pair[0], &pair[1]].map(|value| text(value).unwrap_or_default().to_owned());
             statistics.paused.push((queue, words));
+        }
+        for (since, ms) in statistics.ready_since.iter_mut().zip(list(next()?)?) {
+            *since = integer(&ms).filter(|ms| *ms >= 0);
         }
         Ok(statistics)
     }

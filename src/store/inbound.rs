@@ -50,6 +50,17 @@ pub struct InboundFront {
     pub delivered: String,
 }
 
+/// How much of an inbound stream is not acted upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InboundLook {
+    /// All entries.
+    pub waiting: u64,
+    /// Those of them that a replica has read.
+    pub pending: u64,
+    /// When the oldest came, ms since the epoch.
+    pub oldest_ms: Option<u64>,
+}
+
 /// The two numbers of an entry id, by which entries are ordered.
 #[must_use]
 pub fn entry_numbers(id: &str) -> (u64, u64) {
@@ -355,6 +366,35 @@ impl Store {
         Ok(integer(&length)
             .and_then(|length| u64::try_from(length).ok())
             .unwrap_or_default())
+    }
+}
+
+impl Store {
+    /// How much of an inbound stream is not acted upon, and since when.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn inbound_look(&self, stream: &str) -> Result<InboundLook, StoreError> {
+        const WRONG: StoreError = StoreError::Protocol("XRANGE");
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("XLEN").arg(stream);
+        pipeline.cmd("XRANGE").arg(stream).arg("-").arg("+").arg("COUNT").arg(1);
+        let mut answers = self.send_all(&pipeline).await?.into_iter();
+        let waiting = answers.next().as_ref().and_then(integer).ok_or(WRONG)?;
+        let oldest = answers.next().and_then(entries).ok_or(WRONG)?.into_iter().next();
+        let pending = match self.send(redis::cmd("XPENDING").arg(stream).arg(GROUP)).await {
+            Ok(summary) => items(summary).and_then(|summary| summary.first().and_then(integer)),
+            // Nobody has read it yet.
+            Err(error) if is_missing_group(&error) => None,
+            Err(error) => return Err(error),
+        };
+        let count = |number: i64| u64::try_from(number).unwrap_or_default();
+        Ok(InboundLook {
+            waiting: count(waiting),
+            pending: pending.map_or(0, count),
+            oldest_ms: oldest.map(|entry| entry_numbers(&entry.id).0),
+        })
     }
 }
 

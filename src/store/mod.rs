@@ -53,6 +53,7 @@ pub mod library;
 pub mod listing;
 pub mod log;
 pub mod measure;
+pub mod meters;
 pub mod operate;
 pub mod record;
 mod reply;

@@ -241,6 +241,8 @@ async fn a_token_opens_what_its_role_may() {
     for (method, path, body, expected) in [
         ("GET", "/healthz", None, [200, 200, 200, 200, 200]),
         ("GET", "/v1/stats", None, [401, 401, 200, 200, 200]),
+        ("GET", "/v1/scale", None, [401, 401, 200, 200, 200]),
+        ("GET", "/metrics", None, [401, 401, 200, 200, 200]),
         ("POST", "/v1/triggers", Some(&*body), [401, 401, 403, 202, 202]),
         ("POST", "/v1/queues/default/pause", None, [401, 401, 403, 403, 200]),
         ("DELETE", "/v1/dead-letters/none", None, [401, 401, 403, 403, 404]),

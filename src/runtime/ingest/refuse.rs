@@ -12,6 +12,7 @@ use crate::domain::id::{Partition, TaskId};
 use crate::domain::netstring::netstrings;
 use crate::domain::rejection::{Reason, Rejection};
 use crate::runtime::backoff::Waits;
+use crate::runtime::meters::Taken;
 use crate::runtime::reference::{Command, Target, Word};
 use crate::store::functions::{Cut, Refusal};
 use crate::store::groups::NewGroup;
@@ -49,6 +50,15 @@ impl Acting {
                     if !waits.pause(&self.run.left).await {
                         return done;
                     }
+                }
+                self.run.progress.mark(self.source.name());
+                for (entry, refusal) in entries.iter().zip(list) {
+                    let taken = if refusal.is_command {
+                        Taken::Refused
+                    } else {
+                        Taken::Rejected
+                    };
+                    self.took(taken, entry);
                 }
                 done.extend_from_slice(entries);
             }

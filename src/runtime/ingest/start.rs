@@ -11,6 +11,7 @@ use crate::domain::trigger::Start;
 use crate::runtime::backoff::Waits;
 use crate::runtime::group::{taken, too_many_queues, unknown_names};
 use crate::runtime::inherit::inherit;
+use crate::runtime::meters::Taken;
 use crate::store::StoreError;
 use crate::store::functions::Asker;
 use crate::store::groups::{NewGroup, Staged};
@@ -62,11 +63,13 @@ impl Acting {
                             if group.members.iter().any(|one| one.task.trigger.start != Start::Now) {
                                 run.timers.ring(partition);
                             }
+                            self.took(Taken::Accepted, &entry.id);
                             done.push(entry.id);
                             return None;
                         }
                         Staged::Duplicate => {
                             debug!(id = %group.id, "a repeated trigger created nothing");
+                            self.took(Taken::Duplicate, &entry.id);
                             done.push(entry.id);
                             return None;
                         }

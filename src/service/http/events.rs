@@ -76,6 +76,11 @@ impl Feed {
         }
     }
 
+    /// How many follow.
+    pub(super) fn followers(&self) -> usize {
+        self.followers.load(Ordering::Acquire)
+    }
+
     /// Rings whenever the log has grown, as long as somebody follows.
     pub(super) async fn ring(&self, store: &Store) {
         let mut reader = store.blocking(WAIT);

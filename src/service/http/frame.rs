@@ -4,7 +4,7 @@ use std::any::Any;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -32,10 +32,10 @@ const HEADERS: [(HeaderName, &str); 6] = [
 ];
 
 /// Puts the frame around routes.
-pub(super) fn around(router: Router<Api>) -> Router<Api> {
+pub(super) fn around(router: Router<Api>, api: &Api) -> Router<Api> {
     router
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn(frame))
+        .layer(middleware::from_fn_with_state(api.clone(), frame))
 }
 
 /// The words of a panic may hold anything, so only the log has them.
@@ -49,7 +49,7 @@ fn panicked(cause: Box<dyn Any + Send>) -> Response {
     Problem::new("Internal", "the log of the replica tells more").into_response()
 }
 
-async fn frame(path: Option<MatchedPath>, request: Request, next: Next) -> Response {
+async fn frame(State(api): State<Api>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let id = request_id(&request);
     let method = request.method().clone();
     let asked = request.uri().path().to_owned();
@@ -70,6 +70,8 @@ async fn frame(path: Option<MatchedPath>, request: Request, next: Next) -> Respo
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, value);
     }
+    let known = path.as_ref().map(MatchedPath::as_str);
+    api.traffic().note(known, &method, response.status(), began.elapsed());
     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let status = response.status().as_u16();
     span.in_scope(|| tracing::debug!(%method, route, status, elapsed_ms, "answered"));

@@ -16,13 +16,17 @@ mod events;
 mod frame;
 mod groups;
 mod health;
+mod metrics;
 mod openapi;
 mod operate;
 mod problem;
+mod process;
 mod request;
 mod routes;
+mod scale;
 mod tasks;
 mod trace;
+mod traffic;
 mod triggers;
 
 use std::sync::Arc;
@@ -38,9 +42,11 @@ pub use self::openapi::document as openapi;
 use self::access::Guard;
 use self::problem::Problem;
 use self::routes::Routes;
+use self::traffic::Traffic;
 use super::config::HttpConfig;
 use crate::domain::id::ReplicaId;
 use crate::runtime::defaults::Defaults;
+use crate::runtime::overview::Lookout;
 use crate::runtime::replica::ReplicaHandle;
 use crate::runtime::request::new_actor;
 use crate::store::Store;
@@ -57,6 +63,8 @@ struct Inner {
     actor: ReplicaId,
     replica: ReplicaHandle,
     feed: events::Feed,
+    lookout: Lookout,
+    traffic: Traffic,
 }
 
 impl Api {
@@ -64,6 +72,8 @@ impl Api {
     /// requests. Streams end with `stop`.
     pub(super) fn new(store: Store, defaults: Defaults, replica: ReplicaHandle, stop: CancellationToken) -> Self {
         Self(Arc::new(Inner {
+            lookout: Lookout::new(store.clone()),
+            traffic: Traffic::default(),
             store,
             defaults,
             actor: new_actor(),
@@ -75,6 +85,24 @@ impl Api {
     fn store(&self) -> &Store {
         &self.0.store
     }
+
+    fn replica(&self) -> &ReplicaHandle {
+        &self.0.replica
+    }
+
+    /// Looks at the deployment for those who ask often.
+    fn lookout(&self) -> &Lookout {
+        &self.0.lookout
+    }
+
+    fn traffic(&self) -> &Traffic {
+        &self.0.traffic
+    }
+
+    /// How many clients follow the log live.
+    fn followers(&self) -> usize {
+        self.0.feed.followers()
+    }
 }
 
 /// All routes. What answers under a path of its own is added here, with the role that it asks for.
@@ -82,7 +110,8 @@ fn routes() -> Routes {
     let routes = Routes::default();
     let routes = health::routes(routes);
     let routes = openapi::routes(routes);
-    // The place for `/metrics` and `/v1/scale`.
+    let routes = metrics::routes(routes);
+    let routes = scale::routes(routes);
     let routes = triggers::routes(routes);
     let routes = tasks::routes(routes);
     let routes = groups::routes(routes);
@@ -101,7 +130,7 @@ fn router(api: Api, config: &HttpConfig) -> Router {
             Problem::new("MethodNotAllowed", format!("this path does not know {method}"))
         })
         .layer(middleware::from_fn_with_state(guard, access::check));
-    frame::around(router).with_state(api)
+    frame::around(router, &api).with_state(api)
 }
 
 /// Answers until `stop`.

@@ -6,7 +6,8 @@ KEYS    1 meta    hash    the partition's schema, limits and counters
 ARGV    1 replica (or '-')
 Returns { 'ok', counters (name, value, ...), queues ({ name, { waiting, running } for each rank, since_ms or -1 }), oldest_ms
         or -1, ended in the last 60 s, dead letters, replicas ({ id, field, value, ... } with the tasks that each holds as
-        field `running`), aside (rank and queue, tasks that wait elsewhere, ...), paused (queue, who and why, ...) }
+        field `running`), aside (rank and queue, tasks that wait elsewhere, ...), paused (queue, who and why, ...), since when
+        the oldest task of each rank could start (ms or -1; not of paused queues) }
         | { 'schema', found }. Writes nothing. O(queues + replicas).
 ]]
 -- How many delayed tasks are looked at for the oldest one: those that are due next.
@@ -41,7 +42,9 @@ local function statistics(keys, args)
       counters[#counters + 1] = value
     end
   end
-  local queues, oldest, held = {}, -1, {}
+  local queues, oldest, held, ready = {}, -1, {}, { -1, -1, -1, -1 }
+  local paused, is_paused = redis.call('HGETALL', ctx.prefix .. 'paused'), {}
+  for i = 1, #paused, 2 do is_paused[paused[i]] = true end
   -- How much of a stream waits and runs, and since when.
   local function look(stream)
     local length = redis.call('XLEN', stream)
@@ -58,6 +61,7 @@ local function statistics(keys, args)
       local waiting, running, head = look(queue_stream(ctx, name, rank))
       row[#row + 1] = { waiting, running }
       since = earlier(since, head)
+      if not is_paused[name] then ready[rank + 1] = earlier(ready[rank + 1], head) end
     end
     row[#row + 1] = since
     oldest = earlier(oldest, since)
@@ -67,6 +71,7 @@ local function statistics(keys, args)
     for rank = 0, 3 do
       local _, _, head = look(park_stream(ctx, name, rank))
       oldest = earlier(oldest, head)
+      ready[rank + 1] = earlier(ready[rank + 1], head)
     end
   end
   oldest = earlier(oldest, oldest_made(ctx, redis.call('ZRANGE', ctx.prefix .. 'timers', 0, DELAYED_LOOKS - 1)))
@@ -88,7 +93,7 @@ local function statistics(keys, args)
     replicas[#replicas + 1] = row
   end
   return { 'ok', counters, queues, oldest, recent, redis.call('ZCARD', ctx.prefix .. 'dead'), replicas,
-    redis.call('HGETALL', ctx.prefix .. 'aside'), redis.call('HGETALL', ctx.prefix .. 'paused') }
+    redis.call('HGETALL', ctx.prefix .. 'aside'), paused, ready }
 end
 
 register('statistics', statistics, LOOKS)
