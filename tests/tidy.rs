@@ -62,10 +62,7 @@ const SPAWNERS: [&str; 3] = ["src/runtime/", "src/service/", "src/cli/"];
 const SPAWNS: [&str; 4] = ["spawn", "spawn_blocking", "spawn_local", "spawn_on"];
 
 /// Dependencies that no source names, each with the reason why it is there all the same.
-const UNNAMED_DEPENDENCIES: [(&str, &str); 2] = [
-    ("prometheus-client", "for a piece that follows"),
-    ("ratatui", "for a piece that follows"),
-];
+const UNNAMED_DEPENDENCIES: [(&str, &str); 0] = [];
 
 fn violations(tree: &Tree) -> Vec<String> {
     let rules = [

@@ -83,9 +83,12 @@ impl Context {
     /// Reads the configuration and installs the log; for commands that run a service.
     pub(crate) fn start_service(&self, flags: Vec<Flag>) -> Result<Config, Failure> {
         let loaded = self.load(flags)?;
-        let no_color = self.environment.get("NO_COLOR").is_some_and(|value| !value.is_empty());
-        telemetry::init(&loaded.config.telemetry, std::io::stderr().is_terminal(), no_color)
-            .map_err(|problem| Failure::usage(&problem.to_string()))?;
+        telemetry::init(
+            &loaded.config.telemetry,
+            std::io::stderr().is_terminal(),
+            !self.has_color(),
+        )
+        .map_err(|problem| Failure::usage(&problem.to_string()))?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
@@ -99,6 +102,21 @@ impl Context {
             .filter_map(|name| self.environment.get(name))
             .filter(|name| !name.is_empty());
         known.next().map_or("cli".to_owned(), Clone::clone)
+    }
+
+    /// Whether there may be colours: nobody set `NO_COLOR`.
+    pub(crate) fn has_color(&self) -> bool {
+        self.environment.get("NO_COLOR").is_none_or(String::is_empty)
+    }
+
+    /// Where Redis is, for people: host and port, and nothing that is secret.
+    pub(crate) fn redis_address(&self) -> Result<String, Failure> {
+        let endpoint = self.endpoint()?;
+        let host_and_port = url::Url::parse(&endpoint.url).ok().and_then(|url| {
+            let host = url.host_str()?.to_owned();
+            Some(format!("{host}:{}", url.port().unwrap_or(6379)))
+        });
+        Ok(host_and_port.unwrap_or_else(|| "redis".to_owned()))
     }
 
     /// Where Redis is.

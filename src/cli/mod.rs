@@ -30,6 +30,7 @@ mod saga;
 mod serve;
 mod stats;
 mod task;
+mod top;
 mod trigger;
 mod workers;
 mod workflow;
@@ -126,6 +127,9 @@ enum Command {
     /// Count tasks, queues and workers
     #[command(after_help = stats::EXAMPLES)]
     Stats,
+    /// Watch what waits, runs and fails
+    #[command(after_help = top::EXAMPLES)]
+    Top(top::TopArgs),
     /// Read the log of events
     #[command(subcommand)]
     Events(events::EventsCommand),
@@ -211,6 +215,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Queue(command) => queue::run(&context, command).await,
             Command::Workers(command) => workers::run(&context, command).await,
             Command::Stats => stats::run(&context).await,
+            Command::Top(args) => top::run(&context, args).await,
             Command::Events(command) => events::run(&context, command).await,
             Command::Audit(command) => audit::run(&context, command).await,
             Command::Doctor(args) => doctor::run(&context, args).await,

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use super::record::HEADER_BYTES;
+use super::record::{HEADER_BYTES, Record};
 use super::reply::{bytes, items, string, text};
 use super::{Store, StoreError};
 use crate::domain::id::{Partition, TaskId};
+use crate::domain::state::TaskState;
 use crate::domain::worker::WorkerState;
 
 /// What one worker of a replica did.
@@ -217,6 +218,28 @@ impl Store {
                 }
             }
         }
+        Ok(found)
+    }
+
+    /// Some of the tasks that run, up to `limit`: of each queue those that entered it first.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn running_sample(&self, limit: usize) -> Result<Vec<Record>, StoreError> {
+        let mut found = Vec::new();
+        for partition in self.partitions() {
+            for stream in self.task_streams(partition).await? {
+                let stream = self.keys().behind(partition, &stream);
+                let mut pending = self.pending_ids(&stream, "-").await?;
+                pending.truncate(limit);
+                let ids = self.tasks_of_entries(&stream, &pending).await?;
+                let records = self.tasks(&ids).await?.into_iter().flatten();
+                found.extend(records.filter(|record| record.state == TaskState::Running));
+            }
+        }
+        found.sort_by_key(|record| record.started_ms);
+        found.truncate(limit);
         Ok(found)
     }
 
