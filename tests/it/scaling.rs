@@ -10,6 +10,7 @@ use waooaw_orchestration::{Error, Operator, Scaling};
 use crate::support::cli::Cli;
 use crate::support::history::check_all_ended;
 use crate::support::redis::{TestRedis, task_of};
+use crate::support::replica::ask;
 use crate::support::{holds, wait_for};
 
 fn sleeper(ms: u64) -> Value {
@@ -374,5 +375,42 @@ async fn a_task_that_takes_long_is_logged_with_how_long_it_took() {
         .as_u64()
         .or_else(|| line["fields"]["elapsed_ms"].as_u64());
     assert!(elapsed_ms.is_some_and(|ms| ms >= 400), "{line}");
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn one_replica_is_scaled_through_another_over_http() {
+    let redis = TestRedis::start().await;
+    // As many as the machine has cores, up to ten.
+    let settings = redis.replica().workers_unsaid().set("WORKER_POOL_SIZE", "auto");
+    let replicas = settings.start_many(2).await;
+    let cores = std::thread::available_parallelism().unwrap().get().min(10);
+    let [a, b] = [replicas[0].id().await, replicas[1].id().await];
+    let before = workers(&redis, &[]).await;
+    assert_eq!(before["items"].as_array().unwrap().len(), 2 * cores);
+
+    let wish = json!({ "replica": b, "max": 7, "actor": "me", "reason": "a busy day" }).to_string();
+    let (status, scaled) = ask(replicas[0].http_port(), "POST", "/v1/workers/scale", None, Some(&wish))
+        .await
+        .unwrap();
+
+    assert_eq!(status, 200, "{scaled}");
+    let after = workers(&redis, &[]).await;
+    let of = |replica: &str| {
+        let items = after["items"].as_array().unwrap();
+        items.iter().filter(|worker| worker["replica"] == replica).count()
+    };
+    assert_eq!((of(&a), of(&b)), (cores, 7));
+    let mut log = redis.log().await;
+    log.refresh().await;
+    let action = log.all("operator.action");
+    assert_eq!(
+        (
+            action[0].text("action"),
+            action[0].text("actor"),
+            action[0].text("target")
+        ),
+        ("scale", "me", b.as_str())
+    );
     check_all_ended(&redis).await;
 }

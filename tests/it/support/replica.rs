@@ -49,6 +49,12 @@ impl Settings {
         self
     }
 
+    /// As many as the configuration says.
+    pub(crate) fn workers_unsaid(mut self) -> Self {
+        self.workers = None;
+        self
+    }
+
     /// One of the profiles in `config/`, and nothing beside that it speaks of.
     pub(crate) fn profile(mut self, name: &str) -> Self {
         self.profile = Some(name.to_owned());
