@@ -14,6 +14,9 @@ use crate::domain::trigger::{Start, TaskTrigger};
 
 /// How many bytes of a record change; the body follows.
 pub const HEADER_BYTES: usize = 64;
+/// Where the replica that runs the task, and the slot, stand in a record.
+pub(super) const OWNER: std::ops::Range<usize> = 30..40;
+pub(super) const SLOT: std::ops::Range<usize> = 40..42;
 /// Where the rank of the priority stands in a record.
 pub(super) const RANK_AT: usize = 2;
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::record::{HEADER_BYTES, Record};
+use super::record::{HEADER_BYTES, OWNER, Record, SLOT};
 use super::reply::{bytes, items, string, text};
 use super::{Store, StoreError};
 use crate::domain::id::{Partition, TaskId};
@@ -141,9 +141,6 @@ pub fn unpack(text: &str) -> Vec<Figures> {
 
 /// How many pending entries are read at once.
 const PENDING_BATCH: usize = 500;
-/// Where owner and slot stand in a record's header.
-const OWNER: std::ops::Range<usize> = 29..39;
-const SLOT: std::ops::Range<usize> = 39..41;
 
 impl Store {
     /// What the replicas with workers report, by name.
