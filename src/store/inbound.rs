@@ -193,8 +193,10 @@ impl Store {
         }
         let mut args = Args::default();
         args.push(GROUP);
-        for id in ids {
-            args.push(id.as_str());
+        let mut ascending: Vec<&str> = ids.iter().map(String::as_str).collect();
+        ascending.sort_by_key(|id| entry_numbers(id));
+        for id in ascending {
+            args.push(id);
         }
         let keys = [stream];
         let call = self.call_on(Some(connection), Function::Acknowledge, &keys, args);

@@ -2,7 +2,7 @@
 acknowledge: takes inbound events that were acted upon off their stream.
 
 KEYS    1 stream  stream  waooaw:triggers or waooaw:commands
-ARGV    1 group  2... entry ids
+ARGV    1 group  2... entry ids, ascending
 Returns how many were still pending. Entries in front of the oldest pending one are trimmed together, which is far
         cheaper than deleting each; those behind it are deleted singly only when they pile up. O(entries).
 ]]
@@ -25,9 +25,10 @@ local function acknowledge(keys, args)
   end
   local is_piled = pending and redis.call('XLEN', stream) > PILE
   local behind = {}
-  for i = 2, #args do
+  for i = #args, 2, -1 do
     -- Somebody gave back what stands in front of it; it would come again.
-    if is_piled or is_later(args[i], delivered) then behind[#behind + 1] = args[i] end
+    if not is_piled and not is_later(args[i], delivered) then break end
+    behind[#behind + 1] = args[i]
   end
   for first = 1, #behind, CHUNK do
     redis.call('XDEL', stream, unpack(behind, first, math.min(first + CHUNK - 1, #behind)))
