@@ -2,6 +2,7 @@
 
 use crate::domain::graph::GraphError;
 use crate::domain::rejection::{Reason, Rejection, cycle_in_words};
+use crate::domain::saga_state::CompensationStatus;
 use crate::runtime::handler::TaskError;
 use crate::store::StoreError;
 
@@ -78,6 +79,22 @@ pub enum Error {
     /// The task is not in a state that allows this.
     #[error("{0}")]
     InvalidTransition(String),
+    /// A saga did not complete.
+    #[error(
+        "saga `{saga_id}` did not complete{}; compensation: {compensation_status}",
+        failed_step.as_ref().map_or(String::new(), |step| format!(": step `{step}` failed"))
+    )]
+    SagaExecution {
+        /// The saga.
+        saga_id: String,
+        /// The step whose failure let it go back; `None` for one that was cancelled.
+        failed_step: Option<String>,
+        /// How far the way back got.
+        compensation_status: CompensationStatus,
+    },
+    /// What was waited for has not ended in time; it goes on.
+    #[error("{0}")]
+    WaitTimeout(String),
     /// Every attempt of an operation failed.
     #[error("failed after {attempts} attempts: {last_error}")]
     MaxRetriesExceeded {
@@ -124,6 +141,8 @@ impl Error {
             Self::InvalidDependency(_) => "InvalidDependency",
             Self::DependencyNotSatisfied { .. } => "DependencyNotSatisfied",
             Self::InvalidTransition(_) => "InvalidTransition",
+            Self::SagaExecution { .. } => "SagaExecution",
+            Self::WaitTimeout(_) => "WaitTimeout",
             Self::MaxRetriesExceeded { .. } => "MaxRetriesExceeded",
             Self::PermanentFailure { .. } => "PermanentFailure",
             Self::RedisUnavailable(_) => "RedisUnavailable",
@@ -135,7 +154,10 @@ impl Error {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::TaskQueueFull { .. } | Self::NoWorkersAvailable | Self::RedisUnavailable(_) => true,
+            Self::TaskQueueFull { .. }
+            | Self::NoWorkersAvailable
+            | Self::WaitTimeout(_)
+            | Self::RedisUnavailable(_) => true,
             Self::TaskFailed(error) => error.is_retryable,
             Self::TaskNotFound(_)
             | Self::WorkflowNotFound(_)
@@ -150,6 +172,7 @@ impl Error {
             | Self::InvalidDependency(_)
             | Self::DependencyNotSatisfied { .. }
             | Self::InvalidTransition(_)
+            | Self::SagaExecution { .. }
             | Self::MaxRetriesExceeded { .. }
             | Self::PermanentFailure { .. }
             | Self::Store(_) => false,

@@ -35,7 +35,8 @@
 //!
 //! [`TaskQueue`] puts tasks in and takes them out; [`EventBus`] publishes triggers and follows the log; [`Handlers`]
 //! holds the functions that a replica of one's own runs. [`RetryPolicy::execute_with_retry`] tries any operation again by
-//! the same policies. [`DeadLetters`] lists what failed for good and brings it back;
+//! the same policies. [`SagaBuilder`] and [`Sagas`] start tasks that end as a whole or are undone, and wait for them.
+//! [`DeadLetters`] lists what failed for good and brings it back;
 //! [`WorkerPool`] runs functions without any Redis; [`DependencyGraph`] plans tasks that depend on each other.
 
 #[cfg(doctest)]
@@ -56,6 +57,7 @@ pub use domain::graph::{DependencyGraph, ExecutionPlan, GraphError, GraphStatist
 pub use domain::id::TaskId;
 pub use domain::priority::Priority;
 pub use domain::retry::{RetryPolicy, RetryStrategy};
+pub use domain::saga_state::{CompensationStatus, SagaState, StepState};
 pub use domain::state::TaskState;
 pub use domain::worker::WorkerState;
 pub use error::Error;
@@ -66,6 +68,9 @@ pub use runtime::pool::{AsyncFunction, BlockingFunction, WorkerMetrics, WorkerPo
 pub use runtime::queue::{Task, TaskQueue, TaskQueueOptions};
 pub use runtime::replica::{Replica, ReplicaHandle, ReplicaOptions};
 pub use runtime::retrying::RetryContext;
+pub use runtime::saga_builder::{Saga, SagaBuilder, SagaStep};
+pub use runtime::saga_execution::{SagaExecution, StepExecution};
+pub use runtime::sagas::Sagas;
 pub use store::dead_letters::Operator;
 pub use store::letter::DeadLetterDocument;
 pub use store::letter_listing::DeadLetterQuery;

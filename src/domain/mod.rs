@@ -27,6 +27,7 @@ mod trace_context;
 pub mod command;
 pub mod inbound;
 pub mod saga;
+pub mod saga_state;
 pub mod trigger;
 pub mod worker;
 pub mod workflow;

@@ -89,6 +89,10 @@ impl CommandHandler {
 }
 
 impl Handler for CommandHandler {
+    fn patience(&self) -> Duration {
+        PATIENCE + DRAIN
+    }
+
     fn run(&self, task: TaskContext) -> HandlerFuture {
         let program = Arc::clone(&self.program);
         Box::pin(async move {

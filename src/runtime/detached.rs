@@ -13,6 +13,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tracing::{debug, error, info, warn};
@@ -41,9 +42,12 @@ pub(super) async fn run_blocking(
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(function));
         drop(entered);
         // First the thread is over and then its result is known: who has the result finds the slot free.
+        let threads = running.0.clone();
         drop(running);
         // Nobody listens any more once the attempt has ended.
-        sender.send(outcome).unwrap_or_default();
+        if let Err(Ok(Ok(result))) = sender.send(outcome) {
+            threads.succeed_late(result);
+        }
     };
     // A NUL is the one thing that no name of a thread may hold; names of tasks never do.
     let thread = std::thread::Builder::new().name(task_name.replace('\0', ""));
@@ -70,12 +74,40 @@ struct ThreadsState {
     running: u32,
     /// What is to happen when the last one ends; set once the attempt is over.
     when_none: Option<Box<dyn FnOnce() + Send>>,
+    /// What is to happen with a result that nobody waited for.
+    when_late: Option<WhenLate>,
+    /// Such a result, until somebody says what is to happen with it.
+    late: Option<Box<RawValue>>,
 }
+
+/// Takes a result that nobody waited for.
+pub(super) type WhenLate = Box<dyn FnOnce(Box<RawValue>) + Send>;
 
 impl Threads {
     fn state(&self) -> MutexGuard<'_, ThreadsState> {
         // Every step leaves it whole, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what is to happen with the result of a function that succeeds after its attempt was over.
+    pub(super) fn when_late(&self, then: WhenLate) {
+        let mut state = self.state();
+        if let Some(result) = state.late.take() {
+            drop(state);
+            then(result);
+        } else {
+            state.when_late = Some(then);
+        }
+    }
+
+    fn succeed_late(&self, result: Box<RawValue>) {
+        let mut state = self.state();
+        if let Some(then) = state.when_late.take() {
+            drop(state);
+            then(result);
+        } else {
+            state.late = Some(result);
+        }
     }
 
     /// Counts a thread as long as the answer lives.

@@ -17,7 +17,7 @@ use crate::domain::workflow::{FailurePolicy, WorkflowTrigger};
 use crate::error::Error;
 use crate::store::document::timestamp;
 use crate::store::functions::{Appetite, Asker};
-use crate::store::groups::{Group, GroupKind, Member, NewGroup, Staged, Stopped};
+use crate::store::groups::{GroupKind, Member, NewGroup, Staged, Stopped};
 use crate::store::record::{Flags, NewTask, Record};
 use crate::store::{Store, StoreError};
 
@@ -162,6 +162,7 @@ impl Defaults {
             field('f', ids[place].to_string());
             if step.pivot {
                 field('p', "1".to_owned());
+                steps.push(("pivot".to_owned(), step.name.to_string()));
             }
             let mut flags = Flags::IN_GROUP | Flags::IS_STEP;
             if has_dependents[place] {
@@ -360,7 +361,7 @@ pub async fn resume_saga(
     match stopped(store.resume(actor, id, who).await)? {
         Stopped::Ok => Ok(()),
         Stopped::Terminal | Stopped::Passed => Err(Error::InvalidTransition(format!(
-            "saga `{id}` has nothing left to undo that failed"
+            "saga `{id}` has nothing to resume: nothing that it could not undo, nothing given up behind its pivot"
         ))),
         Stopped::Missing => Err(Error::SagaNotFound(id.to_string())),
     }
@@ -496,129 +497,4 @@ pub async fn workflow_document(store: &Store, id: &Name) -> Result<WorkflowDocum
         completed_at: finished_ms.map(timestamp),
         duration_ms: created_ms.zip(finished_ms).map(|(from, to)| (to - from).max(0)),
     })
-}
-
-/// A saga as it is right now.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-#[schema(as = Saga)]
-#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
-pub struct SagaDocument {
-    pub saga_id: String,
-    #[schema(value_type = Option<String>)]
-    pub name: Box<RawValue>,
-    pub state: &'static str,
-    pub steps: Vec<StepDocument>,
-    pub completed_steps: Vec<String>,
-    pub compensated_steps: Vec<String>,
-    pub uncompensated_steps: Vec<String>,
-    pub failed_step: Option<String>,
-    pub compensation_status: &'static str,
-    pub started_at: Option<String>,
-    pub completed_at: Option<String>,
-    pub duration_ms: Option<i64>,
-}
-
-/// A step of a saga as it is right now.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-#[schema(as = Step)]
-#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
-pub struct StepDocument {
-    pub name: String,
-    pub state: &'static str,
-    pub task_id: Option<String>,
-    #[schema(value_type = serde_json::Value, required = true)]
-    pub result: Option<Box<RawValue>>,
-    #[schema(value_type = Option<crate::store::document::TaskErrorDocument>)]
-    pub error: Option<Box<RawValue>>,
-    pub compensation_task_id: Option<String>,
-    pub compensated_at: Option<String>,
-}
-
-/// A saga's state by the letter of its record.
-fn saga_state(group: &Group) -> &'static str {
-    match group.state {
-        'P' => "PENDING",
-        'C' => "COMPLETED",
-        'G' => "COMPENSATING",
-        'B' => "COMPENSATED",
-        'F' => "FAILED",
-        _ => "RUNNING",
-    }
-}
-
-/// A saga's document.
-///
-/// # Errors
-///
-/// [`Error::SagaNotFound`], [`Error::RedisUnavailable`].
-pub async fn saga_document(store: &Store, id: &Name) -> Result<SagaDocument, Error> {
-    let not_found = || Error::SagaNotFound(id.to_string());
-    let group = store.group(id).await?.filter(|group| group.kind == GroupKind::Saga);
-    let group = group.ok_or_else(not_found)?;
-    let fields: HashMap<String, String> = store.steps(id).await?.into_iter().collect();
-    let tasks: HashMap<String, Record> = records(store, id)
-        .await?
-        .into_iter()
-        .map(|record| (record.id.to_string(), record))
-        .collect();
-    let mut document = SagaDocument {
-        saga_id: id.to_string(),
-        state: saga_state(&group),
-        steps: Vec::new(),
-        completed_steps: Vec::new(),
-        compensated_steps: Vec::new(),
-        uncompensated_steps: Vec::new(),
-        failed_step: group.failed_step,
-        compensation_status: "none",
-        started_at: Some(timestamp(group.created_ms)),
-        completed_at: group.finished_ms.map(timestamp),
-        duration_ms: group.finished_ms.map(|to| (to - group.created_ms).max(0)),
-        name: group.name,
-    };
-    for number in 0..group.total {
-        let field = |letter: char| fields.get(&format!("{letter}{number}"));
-        let name = field('n').cloned().unwrap_or_default();
-        let task = field('f').and_then(|task| tasks.get(task));
-        let undo = field('t').and_then(|task| tasks.get(task));
-        let fate = field('z').map_or("", String::as_str);
-        if field('o').is_some() {
-            document.completed_steps.push(name.clone());
-        }
-        match fate {
-            "X" => document.compensated_steps.push(name.clone()),
-            "U" => document.uncompensated_steps.push(name.clone()),
-            _ => {}
-        }
-        let tail = |record: Option<&Record>, is_result: bool| {
-            record
-                .filter(|record| (record.state == TaskState::Completed) == is_result)
-                .and_then(|record| record.tail.clone())
-        };
-        document.steps.push(StepDocument {
-            state: match fate {
-                "X" => "COMPENSATED",
-                "U" => "COMPENSATION_FAILED",
-                _ if undo.is_some() => "COMPENSATING",
-                _ => task.map_or("PENDING", |record| record.state.as_str()),
-            },
-            task_id: field('f').cloned(),
-            result: tail(task, true),
-            error: if fate == "U" {
-                tail(undo, false)
-            } else {
-                tail(task, false)
-            },
-            compensation_task_id: field('t').cloned(),
-            compensated_at: field('m').and_then(|ms| ms.parse().ok()).map(timestamp),
-            name,
-        });
-    }
-    document.compensation_status = match document.state {
-        "COMPENSATING" => "running",
-        "COMPENSATED" => "complete",
-        "FAILED" if document.uncompensated_steps.is_empty() => "none",
-        "FAILED" => "incomplete",
-        _ => "none",
-    };
-    Ok(document)
 }

@@ -210,6 +210,13 @@ pub trait Handler: Send + Sync + 'static {
         false
     }
 
+    /// How long an attempt may go on once it is told to end by [`TaskContext::cancelled`], where dropping its future does
+    /// not end what it does. A saga is undone only when nothing of its steps goes on, so a step that is given up gets so
+    /// long; zero for handlers that end with their future.
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Looks whether a target that could not be reached may be back, without running anything. Only then is a task tried.
     fn probe(&self) -> Pin<Box<dyn Future<Output = bool> + Send>> {
         Box::pin(std::future::ready(true))
@@ -221,7 +228,10 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-struct AsyncFunction<F>(F);
+struct AsyncFunction<F> {
+    function: F,
+    patience: Duration,
+}
 
 impl<F, Fut> Handler for AsyncFunction<F>
 where
@@ -229,7 +239,11 @@ where
     Fut: Future<Output = HandlerResult> + Send + 'static,
 {
     fn run(&self, task: TaskContext) -> HandlerFuture {
-        Box::pin((self.0)(task))
+        Box::pin((self.function)(task))
+    }
+
+    fn patience(&self) -> Duration {
+        self.patience
     }
 }
 
@@ -284,10 +298,13 @@ impl Handlers {
         let function = Arc::new(function);
         self.with(
             name,
-            AsyncFunction(move |task: TaskContext| {
-                let function = Arc::clone(&function);
-                async move { to_json(&function(task.arguments()?, task).await?) }
-            }),
+            AsyncFunction {
+                patience: Duration::ZERO,
+                function: move |task: TaskContext| {
+                    let function = Arc::clone(&function);
+                    async move { to_json(&function(task.arguments()?, task).await?) }
+                },
+            },
         )
     }
 
@@ -305,13 +322,17 @@ impl Handlers {
         let function = Arc::new(function);
         self.with(
             name,
-            AsyncFunction(move |task: TaskContext| {
-                let function = Arc::clone(&function);
-                async move {
-                    let (name, threads) = (task.name.clone(), task.threads.clone());
-                    run_blocking(&name, &threads, move || to_json(&function(task.arguments()?, &task)?)).await
-                }
-            }),
+            AsyncFunction {
+                // Nobody can end a thread; it has ended when it has.
+                patience: Duration::MAX,
+                function: move |task: TaskContext| {
+                    let function = Arc::clone(&function);
+                    async move {
+                        let (name, threads) = (task.name.clone(), task.threads.clone());
+                        run_blocking(&name, &threads, move || to_json(&function(task.arguments()?, &task)?)).await
+                    }
+                },
+            },
         )
     }
 

@@ -13,7 +13,7 @@ use super::backoff::Waits;
 use super::defaults::{Defaults, Origin};
 use super::inherit::inherit;
 use crate::domain::envelope::Envelope;
-use crate::domain::id::{ReplicaId, TaskId};
+use crate::domain::id::{Name, Partition, ReplicaId, TaskId};
 use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::trigger::{Inbound, TASK_CANCEL, TASK_TRIGGER, TaskCancel, TaskTrigger, interpret};
@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::store::cursor::Cursor;
 use crate::store::document::{TaskDocument, Ties};
 use crate::store::functions::{Appetite, Asker, Cancelled, Created, Joining};
+use crate::store::groups::GroupKind;
 use crate::store::listing::{ListError, TaskQuery};
 use crate::store::record::{Flags, NewTask, Record};
 use crate::store::{Store, StoreError};
@@ -308,25 +309,75 @@ pub async fn wait_until_over(
     task: TaskId,
     deadline: Option<Instant>,
 ) -> Result<(TaskDocument, bool), Error> {
-    let mut after = store.last_event_id(task.partition()).await?;
+    let is_over = wait_for(store, &Awaited::Task(task), deadline).await?;
+    let record = store.task(task).await?;
+    match (is_over, record) {
+        (Some(is_over), Some(record)) => Ok((document(store, record).await?, is_over)),
+        _ => Err(Error::TaskNotFound(task.to_string())),
+    }
+}
+
+/// What somebody waits for.
+pub(super) enum Awaited {
+    /// The end of a task.
+    Task(TaskId),
+    /// The end of a saga.
+    Saga(Name),
+}
+
+impl Awaited {
+    fn partition(&self, store: &Store) -> Partition {
+        match self {
+            Self::Task(id) => id.partition(),
+            Self::Saga(id) => Partition::of_name(id.as_str(), store.partition_count()),
+        }
+    }
+
+    fn subject(&self) -> String {
+        match self {
+            Self::Task(id) => id.to_string(),
+            Self::Saga(id) => id.to_string(),
+        }
+    }
+
+    /// Whether it has come; `None` where there is nothing (any more) to wait for.
+    async fn has_come(&self, store: &Store) -> Result<Option<bool>, StoreError> {
+        match self {
+            Self::Task(id) => Ok(store.task(*id).await?.map(|record| record.state.is_terminal())),
+            Self::Saga(id) => {
+                let group = store.group(id).await?.filter(|group| group.kind == GroupKind::Saga);
+                Ok(group.map(|group| group.finished_ms.is_some()))
+            }
+        }
+    }
+}
+
+/// Looks at something after each of its events until what is awaited has come, or `deadline`. Answers whether it has;
+/// `None` where there is nothing (any more) to wait for.
+///
+/// # Errors
+///
+/// [`Error::RedisUnavailable`] when Redis is away at the beginning or for longer than half a minute.
+pub(super) async fn wait_for(
+    store: &Store,
+    awaited: &Awaited,
+    deadline: Option<Instant>,
+) -> Result<Option<bool>, Error> {
+    let (partition, subject) = (awaited.partition(store), awaited.subject());
+    let mut after = store.last_event_id(partition).await?;
     // Looked at after the place in the log is known, so that no end falls in between.
-    let mut seen = store.task(task).await?;
+    let mut seen = awaited.has_come(store).await?;
     let mut seen_at = Instant::now();
     let mut last_answer = Instant::now();
     let mut reader = store.blocking(WAIT);
     let mut waits = Waits::new();
-    let subject = task.to_string();
     loop {
-        let Some(record) = seen.take() else {
-            return Err(Error::TaskNotFound(subject));
-        };
-        let is_over = record.state.is_terminal();
-        if is_over || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Ok((document(store, record).await?, is_over));
+        if seen != Some(false) || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(seen);
         }
         let mut is_news = false;
         while !is_news && seen_at.elapsed() < RECHECK {
-            let read = store.follow_events(&mut reader, task.partition(), &after);
+            let read = store.follow_events(&mut reader, partition, &after);
             let read = match deadline {
                 Some(deadline) => match tokio::time::timeout_at(deadline, read).await {
                     Ok(read) => read,
@@ -348,8 +399,8 @@ pub async fn wait_until_over(
             }
         }
         seen = loop {
-            match store.task(task).await {
-                Ok(record) => break record,
+            match awaited.has_come(store).await {
+                Ok(state) => break state,
                 Err(error) => pause(error, last_answer, &mut waits, deadline).await?,
             }
         };

@@ -5,6 +5,7 @@
 //! there is one round trip a batch and no loop ever waits on a timer to fill one.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ use crate::domain::retry::RetryPolicy;
 use crate::store::StoreError;
 use crate::store::doorbell::Doorbell;
 use crate::store::functions::{Appetite, Claimed, Outcome, Release, Settled, Settlement};
-use crate::store::record::Record;
+use crate::store::record::{Flags, Record};
 
 /// How many ended attempts one call settles at most.
 const SETTLE_BATCH: usize = 128;
@@ -37,8 +38,8 @@ const SETTLE_BATCH: usize = 128;
 const CLAIM_BATCH: usize = 128;
 /// How long an idle loop waits behind the queues before it looks by itself.
 pub(super) const IDLE_WAIT: Duration = Duration::from_secs(2);
-/// How long a handler that is told to end may take before it is dropped: a command gets 5 s between the two signals.
-const GIVE_UP_PATIENCE: Duration = Duration::from_secs(6);
+/// How long what an attempt left behind may go on after its time was up, before a saga goes on without it.
+const EXPIRED_PATIENCE: Duration = Duration::from_secs(6);
 /// The largest result that events carry; a larger one is only in the task's record.
 const RESULT_IN_EVENT_BYTES: usize = 64 << 10;
 /// The largest result that is kept at all.
@@ -104,6 +105,9 @@ impl Run {
             cancel.cancel();
             let token = (claimed.task_id, claimed.attempt);
             let slot = run.detached.part(&threads, token, claimed.slot, &run.slots);
+            if Flags::of(&claimed.record).has(Flags::IS_STEP) {
+                run.report_late_success(&threads, token);
+            }
             let ended = Ended {
                 task_id: claimed.task_id,
                 attempt: claimed.attempt,
@@ -119,6 +123,23 @@ impl Run {
         };
         // Named, since the beat starts what it finds from a runtime of its own.
         self.tracker.spawn_on(attempt, &self.runtime);
+    }
+
+    /// Says so when a thread that went on after its attempt succeeds all the same: a saga undoes what it did.
+    fn report_late_success(self: &Arc<Self>, threads: &Threads, (task_id, attempt): (TaskId, u32)) {
+        let run = Arc::clone(self);
+        threads.when_late(Box::new(move |result| {
+            let ended = Ended {
+                task_id,
+                attempt,
+                slot: None,
+                outcome: Some(completed(&result)),
+            };
+            let queue = run.ended[usize::from(task_id.partition().number())].clone();
+            // Nobody is left to tell it to once the run is over.
+            run.runtime
+                .spawn(async move { queue.send(ended).await.unwrap_or_default() });
+        }));
     }
 
     /// The results of what a task depends on, by name.
@@ -154,6 +175,7 @@ impl Run {
             }
         };
         let retry = record.retry_count + 1;
+        let is_step = record.flags.has(Flags::IS_STEP);
         let Some(registered) = self.options.handlers.get(&record.body.task_name) else {
             return Some(Outcome::Released(Release::Shutdown));
         };
@@ -176,18 +198,27 @@ impl Run {
         let told = task.cancelled.clone();
         let began = Instant::now();
         let handler = Arc::clone(&registered.handler);
-        let has_target = handler.has_target();
+        let (has_target, patience) = (handler.has_target(), handler.patience());
         // A panic in a handler ends the attempt, not the replica.
-        let work = AssertUnwindSafe(async move { handler.run(task).await }).catch_unwind();
+        let mut work = pin!(AssertUnwindSafe(async move { handler.run(task).await }).catch_unwind());
         let finished = tokio::select! {
             biased;
             () = cancel.cancelled() => None,
             () = self.hand_back.cancelled() => Some(Ending::HandedBack),
-            () = given_up(give_up, &told) => Some(Ending::GivenUp),
-            result = work => Some(Ending::Returned(result.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))))),
+            () = given_up(give_up, &told, patience) => Some(Ending::GivenUp),
+            result = &mut work => Some(Ending::Returned(result.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))))),
             () = expiry(timeout) => Some(Ending::Expired),
         };
         told.cancel();
+        if is_step && matches!(finished, Some(Ending::Expired)) {
+            // What undoes the step must not begin while the step may still do something.
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                _ = &mut work => {}
+                () = tokio::time::sleep(patience.min(EXPIRED_PATIENCE)) => {}
+            }
+        }
         let elapsed = began.elapsed();
         // A log takes no wider number as one.
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
@@ -265,10 +296,10 @@ enum Ending {
 }
 
 /// Tells a handler to end, and ends when it had its time to do so; never where nobody asks.
-async fn given_up(give_up: &CancellationToken, told: &CancellationToken) {
+async fn given_up(give_up: &CancellationToken, told: &CancellationToken, patience: Duration) {
     give_up.cancelled().await;
     told.cancel();
-    tokio::time::sleep(GIVE_UP_PATIENCE).await;
+    tokio::time::sleep(patience).await;
 }
 
 impl Ending {

@@ -427,6 +427,8 @@ pub struct Group {
     pub state: char,
     /// Its name, JSON.
     pub name: Box<RawValue>,
+    /// The number of its last event.
+    pub seq: u64,
     /// How many tasks it has; of a saga, how many steps.
     pub total: u64,
     /// How many have not ended.
@@ -466,6 +468,7 @@ impl Group {
             },
             state,
             name: RawValue::from_string(text("name").unwrap_or_else(|| "null".to_owned())).ok()?,
+            seq: number("seq"),
             total: number("total"),
             left: number("left"),
             completed: number("completed"),

@@ -19,6 +19,8 @@ pub(super) const OWNER: std::ops::Range<usize> = 30..40;
 pub(super) const SLOT: std::ops::Range<usize> = 40..42;
 /// Where the rank of the priority stands in a record.
 pub(super) const RANK_AT: usize = 2;
+/// Where the flags stand in a record.
+const FLAGS_AT: usize = 4;
 
 /// What never changes of a task and passes through Redis untouched: the `spec` of the record's body. Defaults are left
 /// out, since every pending task is held in memory.
@@ -448,6 +450,13 @@ impl Record {
 pub struct Flags(pub u16);
 
 impl Flags {
+    /// Those of a record as it is stored; none of what is no record.
+    #[must_use]
+    pub fn of(record: &[u8]) -> Self {
+        let found = record.get(FLAGS_AT..FLAGS_AT + 2).and_then(|bytes| bytes.try_into().ok());
+        Self(found.map_or(0, u16::from_be_bytes))
+    }
+
     /// It waits, or waited, for others to end.
     pub const HAS_DEPENDENCIES: u16 = 1;
     /// Others wait, or waited, for its end.

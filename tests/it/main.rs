@@ -44,6 +44,8 @@ mod queue_api;
 mod readiness;
 mod retention;
 mod rollback;
+mod saga_api;
+mod saga_rules;
 mod sagas;
 mod scaling;
 mod sharing;

@@ -78,7 +78,8 @@ async fn each_step_that_fails_lets_those_before_it_be_undone_in_reverse_order_wi
         }
         assert_eq!(document["failed_step"], *failed);
         assert_eq!(document["completed_steps"], json!(names[..place]));
-        assert_eq!(document["compensated_steps"], json!(names[..place]));
+        let reverse: Vec<&str> = names[..place].iter().rev().copied().collect();
+        assert_eq!(document["compensated_steps"], json!(reverse));
         assert_eq!(document["compensation_status"], "complete");
         let step = &document["steps"][place];
         assert_eq!(
@@ -90,7 +91,6 @@ async fn each_step_that_fails_lets_those_before_it_be_undone_in_reverse_order_wi
         }
         let log = redis.log().await;
         let compensating = log.all("saga.compensating")[place];
-        let reverse: Vec<&str> = names[..place].iter().rev().copied().collect();
         assert_eq!(compensating.payload["steps_to_compensate"], json!(reverse));
         assert_eq!(compensating.text("failed_step"), *failed);
         assert_eq!(log.all("saga.step_failed")[place].payload["error"]["type"], "refused");
@@ -137,7 +137,7 @@ async fn a_step_that_nothing_undoes_counts_as_undone() {
     let document = until(&redis, "s", "COMPENSATED").await;
 
     assert_eq!(shop.book(), ["+a", "+b", "+c", "-c", "-a"]);
-    assert_eq!(document["compensated_steps"], json!(["a", "b", "c"]));
+    assert_eq!(document["compensated_steps"], json!(["c", "b", "a"]));
     assert_eq!(document["steps"][1]["compensation_task_id"], Value::Null);
     assert!(document["steps"][1]["compensated_at"].is_string());
     let log = redis.log().await;
@@ -168,7 +168,7 @@ async fn only_steps_in_doubt_are_undone_of_those_that_failed() {
     let document = until(&redis, "doubt", "COMPENSATED").await;
     assert_eq!(shop.book(), ["+a", "+b", "-b", "-a"]);
     assert_eq!(document["completed_steps"], json!(["a"]));
-    assert_eq!(document["compensated_steps"], json!(["a", "b"]));
+    assert_eq!(document["compensated_steps"], json!(["b", "a"]));
     assert_eq!(shop.inputs("-b"), json!({ "b": null }));
 
     let log = redis.log().await;
@@ -279,14 +279,14 @@ async fn a_compensation_that_fails_for_good_is_named_kept_and_tried_again_alone(
     .await;
     let document = until(&redis, "s", "FAILED").await;
     assert_eq!(shop.book(), ["+a", "+b", "+c", "+d", "-c", "-a"]);
-    assert_eq!(document["uncompensated_steps"], json!(["b", "d"]));
-    assert_eq!(document["compensated_steps"], json!(["a", "c"]));
+    assert_eq!(document["uncompensated_steps"], json!(["d", "b"]));
+    assert_eq!(document["compensated_steps"], json!(["c", "a"]));
     assert_eq!(document["compensation_status"], "incomplete");
     assert_eq!(document["steps"][1]["state"], "COMPENSATION_FAILED");
     assert_eq!(document["steps"][1]["error"]["message"], "no luck");
     let mut log = redis.log().await;
     let failed = log.all("saga.failed")[0];
-    assert_eq!(failed.payload["uncompensated_steps"], json!(["b", "d"]));
+    assert_eq!(failed.payload["uncompensated_steps"], json!(["d", "b"]));
     assert_eq!(log.all("saga.step_compensation_failed")[0].text("step"), "d");
     let steps = DeadLetterQuery {
         kind: Some(DeadLetterKind::SagaStep),
@@ -299,7 +299,7 @@ async fn a_compensation_that_fails_for_good_is_named_kept_and_tried_again_alone(
     let document = until(&redis, "s", "COMPENSATED").await;
     assert_eq!(shop.book(), ["+a", "+b", "+c", "+d", "-c", "-a", "-d", "-b"]);
     assert_eq!(document["uncompensated_steps"], json!([]));
-    assert_eq!(document["compensated_steps"], json!(["a", "b", "c", "d"]));
+    assert_eq!(document["compensated_steps"], json!(["c", "a", "d", "b"]));
     log.refresh().await;
     assert_eq!(log.all("saga.resumed")[0].text("actor"), "tester");
     assert_eq!(log.count("saga.step_compensated"), 4);

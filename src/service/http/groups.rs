@@ -15,8 +15,9 @@ use crate::domain::id::{Name, shortened};
 use crate::domain::state::TaskState;
 use crate::domain::workflow::WorkflowTrigger;
 use crate::error::Error;
-use crate::runtime::group::{self, SagaDocument, WorkflowDocument};
+use crate::runtime::group::{self, WorkflowDocument};
 use crate::runtime::request::{self, TaskPage};
+use crate::runtime::saga_execution::{SagaExecution, saga_execution};
 use crate::service::config::Role;
 use crate::store::listing::TaskQuery;
 
@@ -98,38 +99,38 @@ async fn stop(
 /// A saga as it is right now.
 #[utoipa::path(get, path = "/v1/sagas/{id}", operation_id = "get_saga", tag = "sagas",
     params(("id" = String, Path, description = "The saga")),
-    responses((status = 200, body = SagaDocument, description = "The saga")))]
-async fn saga(State(api): State<Api>, Id(id): Id) -> Result<Json<SagaDocument>, Problem> {
-    Ok(Json(group::saga_document(api.store(), &saga_id(&id)?).await?))
+    responses((status = 200, body = SagaExecution, description = "The saga")))]
+async fn saga(State(api): State<Api>, Id(id): Id) -> Result<Json<SagaExecution>, Problem> {
+    Ok(Json(saga_execution(api.store(), &saga_id(&id)?).await?))
 }
 
 /// Lets a saga go back; answers the saga.
 #[utoipa::path(post, path = "/v1/sagas/{id}/cancel", operation_id = "cancel_saga", tag = "sagas",
     params(("id" = String, Path, description = "The saga")), request_body = Reason,
-    responses((status = 200, body = SagaDocument, description = "The saga")))]
+    responses((status = 200, body = SagaExecution, description = "The saga")))]
 async fn cancel(
     State(api): State<Api>,
     Id(id): Id,
     Fields(body): Fields<Reason>,
-) -> Result<Json<SagaDocument>, Problem> {
+) -> Result<Json<SagaExecution>, Problem> {
     let id = saga_id(&id)?;
     let reason = body.checked()?;
     group::cancel_saga(api.store(), api.0.actor, &id, reason.as_deref()).await?;
-    Ok(Json(group::saga_document(api.store(), &id).await?))
+    Ok(Json(saga_execution(api.store(), &id).await?))
 }
 
 /// Lets a saga try again what it could not undo; answers the saga.
 #[utoipa::path(post, path = "/v1/sagas/{id}/resume", operation_id = "resume_saga", tag = "sagas",
     params(("id" = String, Path, description = "The saga")), request_body = By,
-    responses((status = 200, body = SagaDocument, description = "The saga")))]
+    responses((status = 200, body = SagaExecution, description = "The saga")))]
 async fn resume(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Id(id): Id,
     Fields(body): Fields<By>,
-) -> Result<Json<SagaDocument>, Problem> {
+) -> Result<Json<SagaExecution>, Problem> {
     let id = saga_id(&id)?;
     let operator = body.operator(caller)?;
     group::resume_saga(api.store(), operator.id, &id, &operator.actor).await?;
-    Ok(Json(group::saga_document(api.store(), &id).await?))
+    Ok(Json(saga_execution(api.store(), &id).await?))
 }

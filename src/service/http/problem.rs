@@ -275,7 +275,11 @@ impl From<Error> for Problem {
             | Error::UnknownTask(_)
             | Error::DependencyNotSatisfied { .. }
             | Error::InvalidTransition(_) => Self::new(error.code(), error.to_string()),
-            Error::TaskFailed(_) | Error::MaxRetriesExceeded { .. } | Error::PermanentFailure { .. } => {
+            Error::SagaExecution { .. }
+            | Error::WaitTimeout(_)
+            | Error::TaskFailed(_)
+            | Error::MaxRetriesExceeded { .. }
+            | Error::PermanentFailure { .. } => {
                 tracing::error!(problem = %error, "a request met an error that no request can cause");
                 Self::new("Internal", "the log of the replica tells more")
             }

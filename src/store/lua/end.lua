@@ -120,7 +120,7 @@ local function fail_attempt(ctx, id, key, raw, h, body, outcome, delay_ms, probl
     save(ctx, key, raw, h)
     return 'retry'
   end
-  if outcome == 'aborted' then
+  if outcome == 'aborted' or outcome == 'unstarted' then
     -- Its saga goes back, and now its handler has ended.
     count_end(ctx, id, h, CANCELLED, group, step, problem)
     emit_task(ctx, 'orchestration.task.cancelled', id, h, head, correlation, trace,

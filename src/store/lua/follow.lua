@@ -21,8 +21,9 @@ do
     return id .. '/' .. digits(seq)
   end
 
-  -- One dependency of a task is met; it starts to wait for its turn after the last.
-  local function satisfy_all(ctx, parent, children)
+  -- One dependency of a task is met; it starts to wait for its turn after the last, unless its saga has stopped going
+  -- forward: then that is only written down, for the case that it goes on.
+  local function satisfy_all(ctx, parent, children, is_halted)
     local ready, starts = {}, {}
     for _, child in ipairs(children) do
       local key = dependencies_key(ctx, child)
@@ -30,7 +31,7 @@ do
       if known[2] and string.byte(known[2]) == 49 then
         local left = tonumber(known[1]) - 1
         redis.call('HSET', key, 'left', left, parent, '0' .. string.sub(known[2], 2))
-        if left == 0 then
+        if left == 0 and not is_halted then
           ready[#ready + 1] = child
           starts[child] = known[3]
         end
@@ -59,12 +60,12 @@ do
     local list = dependents_key(ctx, id)
     local children = redis.call('LRANGE', list, cursor, cursor + budget - 1)
     if parent[STATE] == COMPLETED then
+      local group = false
       if has(parent, IS_STEP) then
         local _, _, _, _, saga = read_body(raw)
-        local group = load_group(ctx, saga)
-        if group and group.abort ~= '' then return nil, 0 end
+        group = load_group(ctx, saga)
       end
-      satisfy_all(ctx, id, children)
+      satisfy_all(ctx, id, children, group and group.abort ~= '')
     else
       local root = root_of(raw, parent) or id
       local cause = end_event(id, parent)

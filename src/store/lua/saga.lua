@@ -3,10 +3,11 @@ saga: a group with a way back.
 
 Its steps are tasks; what undoes them is kept in the hash `s:<saga>` from the start, ready to be written, so that any
 call that ends a step can go on alone. Fields: `i<task>` and `c<task>` the number of the step that a task carries out or
-undoes; for step number n: `n<n>` its name, `f<n>` its task, `p<n>` is there on the pivot, `k<n>` how to undo it ("task
+undoes; `pivot` the name of the pivot; for step number n: `n<n>` its name, `f<n>` its task, `p<n>` is there on the pivot, `k<n>` how to undo it ("task
 \n routing \n payload \n body", missing where nothing undoes it), `z<n>` what became of it (C completed, D in doubt, X
-compensated, U not), `o<n>` is there when it completed, `t<n>` the task that undoes it, `m<n>` when it was undone, `l<n>` is
-there when a success of it was reported after it had been given up.
+compensated, U not), `o<n>` the place of its end among those that completed, `t<n>` the task that undoes it, `m<n>` when it was
+undone, `q<n>` the place of its verdict (X or U) among those of the way back, which `verdicts` counts, `l<n>` is there when a
+success of it was reported after it had been given up.
 The list `e:<saga>` holds the steps to undo in the order of their ends, `u:<saga>` those whose undoing failed.
 
 States of the group: P pending, R running, C completed, G compensating, B compensated, F failed. `abort` says why it goes
@@ -45,7 +46,9 @@ do
   end
 
   SAGA.told = function(ctx, group)
-    emit_group(ctx, group, 'orchestration.saga.started', '"total_steps":' .. digits(group.total), group.cause)
+    local pivot = redis.call('HGET', steps_key(ctx, group.id), 'pivot')
+    emit_group(ctx, group, 'orchestration.saga.started',
+      '"total_steps":' .. digits(group.total) .. ',"pivot":' .. (pivot and quoted(pivot) or 'null'), group.cause)
   end
 
   SAGA.step_started = function(ctx, id, saga, step)
@@ -56,18 +59,36 @@ do
     emit_group(ctx, group, 'orchestration.saga.step_started', step_members(step, number, id), nil)
   end
 
-  -- Ends the saga: completed, or as far back as it got.
-  local function finish(ctx, group, cause)
-    local numbers, done, undone, left_over = {}, {}, {}, {}
+  -- The numbers of all steps, as text.
+  local function all_numbers(group)
+    local numbers = {}
     for number = 0, group.total - 1 do numbers[number + 1] = digits(number) end
-    local names = fields_of(ctx, group, 'n', numbers)
-    local fates = fields_of(ctx, group, 'z', numbers)
-    for i, completed in ipairs(fields_of(ctx, group, 'o', numbers)) do
-      local name = quoted(names[i])
-      if completed then done[#done + 1] = name end
-      if fates[i] == 'X' then undone[#undone + 1] = name end
-      if fates[i] == 'U' then left_over[#left_over + 1] = name end
+    return numbers
+  end
+
+  -- Names of steps by the place that each has in a list, where what is known of it is what is wanted; any when that is nil.
+  local function names_by_place(names, places, known, wanted)
+    local found, sorted = {}, {}
+    for i = 1, #names do
+      if known[i] and (not wanted or known[i] == wanted) then found[#found + 1] = i end
     end
+    table.sort(found, function(one, other)
+      local first, second = tonumber(places[one]) or 0, tonumber(places[other]) or 0
+      if first == second then return one < other end
+      return first < second
+    end)
+    for i, at in ipairs(found) do sorted[i] = quoted(names[at]) end
+    return sorted
+  end
+
+  -- Ends the saga: completed, or as far back as it got. Its lists of steps are in the order in which things happened.
+  local function finish(ctx, group, cause)
+    local numbers = all_numbers(group)
+    local names = fields_of(ctx, group, 'n', numbers)
+    local ends, verdicts = fields_of(ctx, group, 'o', numbers), fields_of(ctx, group, 'q', numbers)
+    local fates = fields_of(ctx, group, 'z', numbers)
+    local done = names_by_place(names, ends, ends)
+    local undone, left_over = names_by_place(names, verdicts, fates, 'X'), names_by_place(names, verdicts, fates, 'U')
     local kind
     if group.abort == '' then kind, group.state = 'completed', 'C'
     elseif #left_over > 0 or group.passed ~= '' then kind, group.state = 'failed', 'F'
@@ -116,8 +137,15 @@ do
     ctx.count[field] = ctx.count[field] + 1
   end
 
+  -- What the way back came to with a step: undone, or not.
+  local function note_verdict(ctx, group, number, fate)
+    local key = steps_key(ctx, group.id)
+    redis.call('HSET', key, 'z' .. number, fate, 'q' .. number, redis.call('HINCRBY', key, 'verdicts', 1))
+  end
+
   local function undone(ctx, group, number, name, task, cause)
-    redis.call('HSET', steps_key(ctx, group.id), 'z' .. number, 'X', 'm' .. number, string.format('%d', ctx.now))
+    note_verdict(ctx, group, number, 'X')
+    redis.call('HSET', steps_key(ctx, group.id), 'm' .. number, string.format('%d', ctx.now))
     emit_group(ctx, group, 'orchestration.saga.step_compensated', step_members(name, number, task), cause)
   end
 
@@ -130,8 +158,12 @@ do
         finish(ctx, group, cause)
         return false
       end
-      local known = redis.call('HMGET', steps_key(ctx, group.id), 'n' .. number, 'f' .. number, 'k' .. number)
+      local key = steps_key(ctx, group.id)
+      local known = redis.call('HMGET', key, 'n' .. number, 'f' .. number, 'k' .. number, 'o' .. number)
       if known[3] then
+        -- It may come a second time: resumed, or for a success that was reported late.
+        redis.call('HSET', key, 'z' .. number, known[4] and 'C' or 'D')
+        redis.call('LREM', ctx.prefix .. 'u:' .. group.id, 0, number)
         start_undoing(ctx, group, number, known[2], known[1], known[3], cause)
         return false
       end
@@ -170,7 +202,7 @@ do
     if ending.state == COMPLETED then
       undone(ctx, group, number, ending.step, ending.id, cause)
     else
-      redis.call('HSET', key, 'z' .. number, 'U')
+      note_verdict(ctx, group, number, 'U')
       redis.call('RPUSH', ctx.prefix .. 'u:' .. group.id, number)
       emit_group(ctx, group, 'orchestration.saga.step_compensation_failed', step_members(ending.step, number, ending.id) ..
         ',"error":' .. (ending.data or '{"type":"cancelled","message":"the compensation was cancelled"}'), cause)
@@ -180,7 +212,7 @@ do
 
   local function step_completed(ctx, group, ending, number, cause)
     local key = steps_key(ctx, group.id)
-    redis.call('HSET', key, 'z' .. number, 'C', 'o' .. number, '1')
+    redis.call('HSET', key, 'z' .. number, 'C', 'o' .. number, digits(group.completed))
     redis.call('RPUSH', ctx.prefix .. 'e:' .. group.id, number)
     emit_group(ctx, group, 'orchestration.saga.step_completed',
       step_members(ending.step, number, ending.id) .. ',"result":' .. ending.data, cause)
@@ -252,6 +284,18 @@ do
     return nil, #ids
   end
 
+  -- How a step ends that is handed back after its saga has turned round: nothing is tried again. Answers an outcome and an
+  -- error, or nil where it is to be queued again.
+  SAGA.given_back = function(ctx, h, saga_id, reason)
+    local saga = has(h, IS_STEP) and load_group(ctx, saga_id)
+    if not saga or saga.abort == '' then return nil end
+    if reason == '"shutdown"' then
+      return 'aborted', '{"type":"cancelled","message":"its replica stopped, and its saga goes back"}'
+    end
+    -- Its handler was never called.
+    return 'unstarted', '{"type":"not_started","message":"it was handed back unstarted, and its saga goes back"}'
+  end
+
   -- Whether the handlers of its running steps are to end.
   SAGA.gives_up = function(ctx, id)
     local group = load_group(ctx, id)
@@ -259,6 +303,8 @@ do
   end
 
   SAGA.cancelled = function(ctx, group, cause, members)
+    -- This very command came before.
+    if cause and cause ~= '' and string.sub(group.stop, 1, #cause + 1) == cause .. '\n' then return 'ok' end
     if group.state ~= 'P' and group.state ~= 'R' then return group.state == 'G' and 'ok' or 'terminal' end
     if group.passed ~= '' then return 'passed' end
     if group.abort ~= 'cancelled' then
@@ -273,8 +319,7 @@ do
   -- Behind the pivot the way on is forward: what was given up there is tried again. An operator asks for it, and not often:
   -- it is done in one call.
   local function go_on(ctx, group, cause)
-    local numbers = {}
-    for number = 0, group.total - 1 do numbers[number + 1] = digits(number) end
+    local numbers = all_numbers(group)
     local ids = fields_of(ctx, group, 'f', numbers)
     group.abort, group.failed_step, group.root, group.stop, group.state = '', '', '', '', 'R'
     group.left = group.failed + group.timeout + group.cancelled
@@ -316,6 +361,12 @@ do
     return 'ok'
   end
 
+  -- Whether what undoes a step is made and has not begun: then it comes behind a success that is reported now.
+  local function is_still_to_begin(ctx, task)
+    local h = read_header(task and redis.call('GET', task_key(ctx, task)))
+    return h and h[STATE] == PENDING and h[ATTEMPT] == 0
+  end
+
   -- A success was reported of a step that had been given up: it took effect all the same. While its saga goes back it is
   -- undone as what ended last, unless its turn is still to come. Of a saga that has ended it is kept as a dead letter, and
   -- undone when somebody resumes the saga.
@@ -327,18 +378,22 @@ do
     local number = redis.call('HGET', key, 'i' .. id)
     if redis.call('HSETNX', key, 'l' .. number, '1') == 0 then return end
     local known = redis.call('HMGET', key, 'z' .. number, 't' .. number, 'k' .. number)
-    local members = step_members(step, number, id)
+    local members = step_members(step, number, id) .. ',"has_compensation":' .. (known[3] and 'true' or 'false')
     if group.finished_ms == 0 then
-      if group.passed == '' and not (known[1] == 'D' and not known[2]) then
+      local is_to_come = known[1] == 'D' and (not known[2] or is_still_to_begin(ctx, known[2]))
+      if group.passed == '' and not is_to_come then
         redis.call('HSET', key, 'z' .. number, 'D')
+        redis.call('LREM', ctx.prefix .. 'u:' .. saga, 0, number)
         redis.call('RPUSH', ctx.prefix .. 'e:' .. saga, number)
       end
       emit_group(ctx, group, 'orchestration.saga.step_late_success', members, nil)
       return
     end
     if known[3] and group.passed == '' then
-      redis.call('HSET', key, 'z' .. number, 'U')
-      redis.call('RPUSH', ctx.prefix .. 'u:' .. saga, number)
+      note_verdict(ctx, group, number, 'U')
+      -- What ended last is undone first.
+      redis.call('LREM', ctx.prefix .. 'u:' .. saga, 0, number)
+      redis.call('LPUSH', ctx.prefix .. 'u:' .. saga, number)
     end
     local letter = keep_copy(ctx, id, raw, h, head, correlation, 'late_success',
       '{"type":"late_success","message":"the action succeeded after its step had been given up and its saga had ended"}')

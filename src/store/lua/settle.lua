@@ -52,6 +52,10 @@ local function settle(keys, args)
       seen[id] = true
       local body = { read_body(raw) }
       local head, correlation, trace = body[2], body[3], body[4]
+      if outcome == 'released' and h[FLAGS] ~= 0 then
+        local ended, problem = SAGA.given_back(ctx, h, body[5], data)
+        if ended then outcome, data = ended, problem end
+      end
       finish_entry(ctx, stream_of(ctx, h, body[1], head), h[ENTRY_MS], h[ENTRY_SEQ])
       if outcome == 'completed' then
         local duration = ctx.now - h[STARTED]

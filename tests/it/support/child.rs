@@ -103,6 +103,7 @@ fn say(what: &str) {
 /// - `finish`: says `waiting`, takes one task, completes it, says `completed <id> <attempt>`
 /// - `stubborn`: a replica with a handler that never returns; says `detached` once its attempt has timed out, stops, says
 ///   `left <how many go on>`, and ends
+/// - `saga`: builds a saga of two steps named `by-child`, says `started`, and waits for its end
 /// - `subscribe`: says `event <id>` for each of five events under the name `auditor`, and then stands still
 #[tokio::test]
 async fn child_process_entry() {
@@ -130,6 +131,7 @@ async fn child_process_entry() {
             queue.complete_task(task.task_id, &"done").await.unwrap();
             say(&format!("completed {} {}", task.task_id, task.attempt));
         }
+        "saga" => crate::saga_api::play_caller(&url, say).await,
         "stubborn" => crate::detached::play_stubborn(&url, say).await,
         "subscribe" => {
             let bus = EventBus::new(Endpoint::new(&url)).unwrap();

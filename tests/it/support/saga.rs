@@ -10,6 +10,7 @@ use waooaw_orchestration::domain::saga::SagaTrigger;
 use waooaw_orchestration::runtime::defaults::{Defaults, Origin};
 use waooaw_orchestration::runtime::group;
 use waooaw_orchestration::runtime::request::new_actor;
+use waooaw_orchestration::runtime::saga_execution::saga_execution;
 use waooaw_orchestration::{Error, Handlers, ReplicaOptions, TaskContext, TaskError};
 
 use super::local::LocalReplica;
@@ -56,9 +57,7 @@ pub(crate) async fn resume(redis: &TestRedis, id: &str) -> Result<(), Error> {
 
 /// Its document, as programs get it.
 pub(crate) async fn show(redis: &TestRedis, id: &str) -> Value {
-    let document = group::saga_document(&redis.store(), &id.parse().unwrap())
-        .await
-        .unwrap();
+    let document = saga_execution(&redis.store(), &id.parse().unwrap()).await.unwrap();
     serde_json::to_value(document).unwrap()
 }
 
@@ -107,6 +106,9 @@ struct Deed {
     /// Waits until this gate is opened.
     #[serde(default)]
     gate: Option<String>,
+    /// How many attempts never return.
+    #[serde(default)]
+    hangs: u32,
     /// Does not listen when it is told to end.
     #[serde(default)]
     deaf: bool,
@@ -168,7 +170,8 @@ impl Shop {
         self.inner.gates.send_modify(|gates| gates.push(gate.to_owned()));
     }
 
-    fn note(&self, entry: String) {
+    /// Writes down that something was done.
+    pub(crate) fn note(&self, entry: String) {
         self.inner.book.lock().unwrap().push(entry);
     }
 
@@ -178,6 +181,9 @@ impl Shop {
         self.inner.inputs.lock().unwrap().insert(entry.clone(), inputs);
         if deed.acts_first {
             self.note(entry.clone());
+        }
+        if task.attempt <= deed.hangs {
+            std::future::pending::<()>().await;
         }
         if let Some(gate) = &deed.gate {
             let mut gates = self.inner.gates.subscribe();
@@ -199,6 +205,11 @@ impl Shop {
             self.note(entry);
         }
         Ok(json!({ "did": deed.of, "attempt": task.attempt }))
+    }
+
+    /// Whether a gate is open.
+    pub(crate) fn is_open(&self, gate: &str) -> bool {
+        self.inner.gates.borrow().iter().any(|open| open == gate)
     }
 
     /// The handlers `do` and `undo`.
