@@ -183,6 +183,8 @@ impl From<Error> for Failure {
             Error::TaskQueueFull { .. }
             | Error::DependencyNotSatisfied { .. }
             | Error::InvalidTransition(_)
+            | Error::SagaExecution { .. }
+            | Error::WaitTimeout(_)
             | Error::MaxRetriesExceeded { .. }
             | Error::PermanentFailure { .. }
             | Error::WorkerPoolFull { .. }

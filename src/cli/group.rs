@@ -109,7 +109,14 @@ pub(super) async fn watch(
         let Some(group) = store.group(id).await.map_err(Error::from)? else {
             return Ok(true);
         };
-        let look = (group.state, group.left, group.failed, group.timeout, group.cancelled);
+        let look = (
+            group.state,
+            group.seq,
+            group.left,
+            group.failed,
+            group.timeout,
+            group.cancelled,
+        );
         if before != Some(look) {
             before = Some(look);
             show(&group).await?;

@@ -1,6 +1,6 @@
 //! `waooaw saga`: starts sagas, shows them, lets them go back or try again.
 
-use std::fmt::Write as _;
+mod lanes;
 
 use clap::Subcommand;
 
@@ -10,8 +10,10 @@ use super::group::StartArgs;
 use super::{group, output};
 use crate::domain::id::Name;
 use crate::domain::saga::SagaTrigger;
-use crate::runtime::group::{SagaDocument, StepDocument, cancel_saga, resume_saga, saga_document};
+use crate::domain::saga_state::{SagaState, StepState};
+use crate::runtime::group::{cancel_saga, resume_saga};
 use crate::runtime::request;
+use crate::runtime::saga_execution::{SagaExecution, StepExecution, saga_execution};
 use crate::store::Store;
 
 /// What can be done with sagas.
@@ -50,7 +52,7 @@ Example:
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
-    /// Try again exactly the compensations that failed for good
+    /// Try again exactly what could not be undone, or what was given up behind the pivot
     #[command(after_help = "\
 Example:
   waooaw saga resume order-4711")]
@@ -98,11 +100,11 @@ async fn start(context: &Context, args: &StartArgs) -> Result<(), Failure> {
     let spinner = if context.is_quiet() {
         None
     } else {
-        output::spinner(format!("saga {id}"))
+        output::spinner(String::new())
     };
     let watched = group::watch(&store, &id, group::deadline(patience), async |_| {
         if let Some(spinner) = &spinner {
-            spinner.set_message(output::plain(&lanes(&saga_document(&store, &id).await?)));
+            spinner.set_message(lanes::show(&saga_execution(&store, &id).await?));
         }
         Ok(())
     })
@@ -111,52 +113,32 @@ async fn start(context: &Context, args: &StartArgs) -> Result<(), Failure> {
         spinner.finish_and_clear();
     }
     let is_over = watched?;
-    let document = saga_document(&store, &id).await?;
-    print(context, &document)?;
-    group::verdict(&format!("saga `{id}`"), document.state, "COMPLETED", is_over, patience)
+    let saga = saga_execution(&store, &id).await?;
+    print(context, &saga)?;
+    let good = SagaState::Completed.as_str();
+    group::verdict(&format!("saga `{id}`"), saga.state.as_str(), good, is_over, patience)
 }
 
 async fn show(context: &Context, store: &Store, id: &Name) -> Result<(), Failure> {
-    print(context, &saga_document(store, id).await?)
-}
-
-/// How far both lanes are, on one line.
-fn lanes(saga: &SagaDocument) -> String {
-    let now = |wanted: &str| {
-        let found = saga.steps.iter().find(|step| step.state == wanted);
-        found.map_or(String::new(), |step| format!(" ({})", step.name))
-    };
-    let mut text = format!(
-        "{}  forward {} of {}{}",
-        saga.state,
-        saga.completed_steps.len(),
-        saga.steps.len(),
-        now("RUNNING")
-    );
-    if saga.compensation_status != "none" {
-        let due = saga.steps.iter().filter(|step| !lane_back(step).is_empty()).count();
-        write!(
-            text,
-            "  back {} of {due}{}",
-            saga.compensated_steps.len(),
-            now("COMPENSATING")
-        )
-        .unwrap_or_default();
-    }
-    text
+    print(context, &saga_execution(store, id).await?)
 }
 
 /// What the way back did with a step.
-fn lane_back(step: &StepDocument) -> &'static str {
+const fn lane_back(step: &StepExecution) -> &'static str {
     match step.state {
-        "COMPENSATED" => "undone",
-        "COMPENSATION_FAILED" => "NOT UNDONE",
-        "COMPENSATING" => "being undone",
-        _ => "",
+        StepState::Compensated => "undone",
+        StepState::CompensationFailed => "NOT UNDONE",
+        StepState::Compensating => "being undone",
+        StepState::Pending
+        | StepState::Running
+        | StepState::Completed
+        | StepState::Failed
+        | StepState::Timeout
+        | StepState::Cancelled => "",
     }
 }
 
-fn print(context: &Context, saga: &SagaDocument) -> Result<(), Failure> {
+fn print(context: &Context, saga: &SagaExecution) -> Result<(), Failure> {
     if group::printed_json(context, saga)? {
         return Ok(());
     }
@@ -164,9 +146,9 @@ fn print(context: &Context, saga: &SagaDocument) -> Result<(), Failure> {
     let rows = [
         ("saga_id", Some(saga.saga_id.clone())),
         ("name", name),
-        ("state", Some(saga.state.to_owned())),
+        ("state", Some(saga.state.to_string())),
         ("failed_step", saga.failed_step.clone()),
-        ("compensation", Some(saga.compensation_status.to_owned())),
+        ("compensation", Some(saga.compensation_status.to_string())),
         ("started_at", saga.started_at.clone()),
         ("completed_at", saga.completed_at.clone()),
         ("duration_ms", saga.duration_ms.map(|duration| duration.to_string())),
@@ -181,16 +163,18 @@ fn print(context: &Context, saga: &SagaDocument) -> Result<(), Failure> {
         saga.steps.iter().map(|step| row(saga, step)).collect(),
     )?;
     if let Some(advice) = advice(saga) {
-        output::line(&output::plain(&advice))?;
+        for line in advice.lines() {
+            output::line(&output::plain(line))?;
+        }
     }
     Ok(())
 }
 
-fn row(saga: &SagaDocument, step: &StepDocument) -> Vec<String> {
+fn row(saga: &SagaExecution, step: &StepExecution) -> Vec<String> {
     let forward = if saga.completed_steps.contains(&step.name) {
         "COMPLETED"
     } else if lane_back(step).is_empty() {
-        step.state
+        step.state.as_str()
     } else {
         // It did not complete, and was undone for what it may have done.
         "in doubt"
@@ -205,15 +189,26 @@ fn row(saga: &SagaDocument, step: &StepDocument) -> Vec<String> {
 }
 
 /// What an operator can do now.
-fn advice(saga: &SagaDocument) -> Option<String> {
+fn advice(saga: &SagaExecution) -> Option<String> {
     let id = &saga.saga_id;
+    let open = saga.uncompensated_steps.join(", ");
     match saga.state {
-        "FAILED" if !saga.uncompensated_steps.is_empty() => Some(format!(
-            "not undone: {}. Mend what stands in the way, then: waooaw saga resume {id}\n\
-             or undo them by hand; their dead letters: waooaw dlq list --kind saga_step",
-            saga.uncompensated_steps.join(", ")
+        SagaState::Failed | SagaState::Compensated if !open.is_empty() => Some(format!(
+            "not undone: {open}\n\
+             mend what stands in the way, then try exactly these again: waooaw saga resume {id}\n\
+             or undo them by hand; what they were asked for is kept:   waooaw dlq list --kind saga_step"
         )),
-        "PENDING" | "RUNNING" => Some(format!("to let it go back: waooaw saga cancel {id}")),
-        _ => None,
+        SagaState::Failed => Some(format!(
+            "given up behind its pivot, from which there is no way back\n\
+             mend what stands in the way, then go on: waooaw saga resume {id}"
+        )),
+        SagaState::Pending | SagaState::Running => Some(format!("to let it go back: waooaw saga cancel {id}")),
+        SagaState::Compensating => saga
+            .steps
+            .iter()
+            .find(|step| step.state == StepState::Compensating)
+            .and_then(|step| step.compensation_task_id.as_ref())
+            .map(|task| format!("why it is not undone yet: waooaw task explain {task}")),
+        SagaState::Completed | SagaState::Compensated => None,
     }
 }
