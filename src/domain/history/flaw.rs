@@ -5,6 +5,7 @@ use std::fmt;
 use super::guarantee::Guarantee;
 use crate::domain::event::EventType;
 use crate::domain::id::TaskId;
+use crate::domain::saga_state::SagaState;
 use crate::domain::state::TaskState;
 
 /// What is wrong with one subject's history.
@@ -118,6 +119,69 @@ pub enum Flaw {
     /// All tasks of a workflow have ended and it has not.
     #[error("all its tasks have ended and it has not")]
     NotEnded,
+    /// Something is told of a saga that was not started.
+    #[error("`{0}` of a saga that was not started")]
+    SagaNotStarted(EventType),
+    /// A saga is started a second time.
+    #[error("`{0}` comes a second time")]
+    SagaToldAgain(EventType),
+    /// A move that the state of a saga does not allow.
+    #[error("`{event}` of a saga that is {state}")]
+    SagaMove {
+        /// The state before.
+        state: SagaState,
+        /// What is said to have happened.
+        event: EventType,
+    },
+    /// A saga ends or turns round before its steps have ended.
+    #[error("ends or turns round while {0} of its steps have not ended")]
+    SagaTurnedEarly(u64),
+    /// What is told of a step is not what its task tells.
+    #[error("`{event}` of step `{step}`, of which its task tells otherwise")]
+    StepOtherwise {
+        /// What is told.
+        event: EventType,
+        /// The step.
+        step: String,
+    },
+    /// A step starts although its saga goes back or has ended.
+    #[error("step `{0}` starts although the saga goes back or has ended")]
+    StepAfterTurn(String),
+    /// A saga ends otherwise than its steps did.
+    #[error("`{event}`, but not undone is {left:?}")]
+    SagaOtherEnd {
+        /// What is told.
+        event: EventType,
+        /// The steps that were not undone.
+        left: Vec<String>,
+    },
+    /// A saga turns round behind its pivot.
+    #[error("turns round although its pivot is done")]
+    BehindPivot,
+    /// A list of steps is not what happened.
+    #[error("names {told:?} as {what}, but it is {found:?}")]
+    OtherSteps {
+        /// The list.
+        what: &'static str,
+        /// What the event says.
+        told: Vec<String>,
+        /// What happened, in that order.
+        found: Vec<String>,
+    },
+    /// A step is undone that is not the one whose turn it is.
+    #[error("step `{step}` is undone, but due is {due:?}")]
+    UndoneOutOfTurn {
+        /// The step.
+        step: String,
+        /// The one whose turn it is.
+        due: Option<String>,
+    },
+    /// A saga ends with a step that is to be undone.
+    #[error("ends, but step `{0}` is still to be undone")]
+    NotUndone(String),
+    /// Nothing is left to be waited for and the saga has not ended.
+    #[error("nothing is left to be waited for and it has not ended")]
+    SagaNotEnded,
     /// The log is over and the task is not.
     #[error("the task is still {0} at the end of the log")]
     Unfinished(TaskState),
@@ -153,6 +217,24 @@ impl Flaw {
             | Self::OtherEnd { .. }
             | Self::Miscounted { .. }
             | Self::NotEnded => Guarantee::Workflows,
+            Self::SagaNotStarted(_)
+            | Self::SagaToldAgain(_)
+            | Self::SagaMove { .. }
+            | Self::SagaTurnedEarly(_)
+            | Self::StepOtherwise { .. }
+            | Self::StepAfterTurn(_)
+            | Self::SagaNotEnded
+            | Self::SagaOtherEnd {
+                event: EventType::SagaCompleted,
+                ..
+            } => Guarantee::Sagas,
+            // Which steps completed is no matter of the way back.
+            Self::OtherSteps { what, .. } if matches!(what.as_bytes(), b"completed_steps") => Guarantee::Sagas,
+            Self::SagaOtherEnd { .. }
+            | Self::OtherSteps { .. }
+            | Self::BehindPivot
+            | Self::UndoneOutOfTurn { .. }
+            | Self::NotUndone(_) => Guarantee::Compensations,
             Self::OtherDeadLetter { .. } | Self::NotBuried(_) => Guarantee::DeadLetters,
         }
     }

@@ -24,6 +24,10 @@ pub enum Guarantee {
     Dependencies,
     /// Workflows and their tasks.
     Workflows,
+    /// Sagas and their steps.
+    Sagas,
+    /// What is undone of sagas, and in which order.
+    Compensations,
     /// What runs, and who holds it.
     Owners,
     /// What waits, and where.
@@ -36,7 +40,7 @@ pub enum Guarantee {
 
 impl Guarantee {
     /// Every guarantee, in the order in which they are reported.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::OncePerTrigger,
         Self::OneEndPerLife,
         Self::Sequence,
@@ -45,6 +49,8 @@ impl Guarantee {
         Self::RetryBudget,
         Self::Dependencies,
         Self::Workflows,
+        Self::Sagas,
+        Self::Compensations,
         Self::Owners,
         Self::Places,
         Self::DeadLetters,
@@ -63,6 +69,8 @@ impl Guarantee {
             Self::RetryBudget => "retry_budget",
             Self::Dependencies => "dependencies",
             Self::Workflows => "workflows",
+            Self::Sagas => "sagas",
+            Self::Compensations => "compensations",
             Self::Owners => "owners",
             Self::Places => "places",
             Self::DeadLetters => "dead_letters",
@@ -84,6 +92,10 @@ impl Guarantee {
                 "no task starts before what it depends on has ended, and none is left waiting after it"
             }
             Self::Workflows => "a workflow ends once, with its last task, and says what became of all",
+            Self::Sagas => "a saga moves as its steps do, and every ending of it comes once, after the last task",
+            Self::Compensations => {
+                "compensations are the exact reverse of completed and doubtful steps, and what was not undone is named"
+            }
             Self::Owners => "what runs is held by its owner, and nothing else is held",
             Self::Places => "what waits stands once, where its record says",
             Self::DeadLetters => "what failed for good is kept until it is requeued, discarded or too old",

@@ -56,6 +56,28 @@ pub(super) struct Counted {
     #[serde(default)]
     pub(super) saga_id: Option<String>,
     #[serde(default)]
+    pub(super) step: Option<String>,
+    #[serde(default)]
+    pub(super) task_id: Option<String>,
+    #[serde(default)]
+    pub(super) error: Option<CountedError>,
+    #[serde(default)]
+    pub(super) reason: Option<String>,
+    #[serde(default)]
+    pub(super) total_steps: Option<u64>,
+    #[serde(default)]
+    pub(super) pivot: Option<String>,
+    #[serde(default)]
+    pub(super) has_compensation: Option<bool>,
+    #[serde(default)]
+    pub(super) steps_to_compensate: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) completed_steps: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) compensated_steps: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) uncompensated_steps: Option<Vec<String>>,
+    #[serde(default)]
     pub(super) workflow_id: Option<String>,
     #[serde(default)]
     pub(super) total_tasks: Option<u64>,
@@ -77,6 +99,13 @@ pub(super) struct Counted {
     pub(super) last_seen: Option<String>,
     #[serde(default)]
     pub(super) now_at: Option<String>,
+}
+
+/// What of an error counts here.
+#[derive(Deserialize)]
+pub(super) struct CountedError {
+    #[serde(default, rename = "type")]
+    pub(super) kind: Option<String>,
 }
 
 impl Counted {
@@ -145,7 +174,7 @@ impl TaskLife {
         self.waits_for = Box::default();
     }
 
-    /// One of its later events; `is_over` tells of other tasks whether they have ended, where that is known.
+    /// One of its later events; `may_start` tells of other tasks whether they let this one start, where that is known.
     pub(super) fn follow(
         &mut self,
         kind: EventType,
@@ -153,7 +182,7 @@ impl TaskLife {
         counted: &Counted,
         at: EntryId,
         flaws: &mut Vec<Flaw>,
-        is_over: impl Fn(TaskId) -> Option<bool>,
+        may_start: impl Fn(TaskId) -> Option<bool>,
     ) {
         let chain = hash(&event.correlation_id);
         if self.chain != chain {
@@ -179,7 +208,7 @@ impl TaskLife {
                     flaws.push(Flaw::AttemptNotRising { before, found });
                 }
                 for id in std::mem::take(&mut self.waits_for) {
-                    if is_over(id) == Some(false) {
+                    if may_start(id) == Some(false) {
                         flaws.push(Flaw::StartedTooEarly(id));
                     }
                 }

@@ -11,6 +11,7 @@ mod flaw;
 mod flow;
 mod guarantee;
 mod life;
+mod saga_life;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use flow::{Flow, Told};
 pub use guarantee::Guarantee;
 use life::Counted;
 pub use life::TaskLife;
+use saga_life::SagaLife;
 
 /// What a whole log amounts to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,6 +83,8 @@ pub struct History {
     letters: HashMap<Box<str>, Letter>,
     /// Workflows that were started, as far as their start was read.
     flows: HashMap<Arc<str>, Flow>,
+    /// Sagas, as far as their start was read.
+    sagas: HashMap<Box<str>, SagaLife>,
     /// Parts that were removed before they were read: behind the first entry, up to the second.
     holes: Vec<(EntryId, EntryId)>,
     cuts: Vec<Cut>,
@@ -145,6 +149,8 @@ impl History {
     pub fn skip_to(&mut self, upto: EntryId) {
         if upto > self.position {
             self.holes.push((self.position, upto));
+            // What became of them meanwhile nobody can tell.
+            self.sagas.clear();
             self.position = upto;
         }
     }
@@ -336,12 +342,20 @@ impl History {
                 if !is_next {
                     life.lose_track();
                 }
-                let is_over = |id: TaskId| Some(self.tasks.get(&id)?.1.state?.is_terminal());
-                life.follow(kind, event, &counted, at, flaws, is_over);
+                // A step waits for those before it to succeed, any other task for their ends.
+                let is_step = counted.saga_id.is_some();
+                let may_start = |id: TaskId| {
+                    let state = self.tasks.get(&id)?.1.state?;
+                    Some(state == TaskState::Completed || (state.is_terminal() && !is_step))
+                };
+                life.follow(kind, event, &counted, at, flaws, may_start);
                 life
             }
         };
         self.follow_flow(kind, &counted, before, &mut life);
+        if let Some(saga) = counted.saga_id.as_deref().and_then(|id| self.sagas.get_mut(id)) {
+            saga.follow_task(kind, id, &counted, life.state, flaws);
+        }
         self.tasks.insert(id, (event.seq(), life));
     }
 
@@ -386,7 +400,19 @@ impl History {
         }
     }
 
-    /// Workflows whose tasks have all ended and which have not. Both are written in one step, so this holds at every entry
+    /// What an event of a saga means.
+    fn read_saga(&mut self, kind: EventType, subject: &str, counted: &Counted, may_miss: bool, flaws: &mut Vec<Flaw>) {
+        match (kind, self.sagas.get_mut(subject)) {
+            (EventType::SagaStarted, None) => {
+                self.sagas.insert(subject.into(), SagaLife::started(counted));
+            }
+            (_, Some(saga)) => saga.follow(kind, counted, flaws),
+            (_, None) if !may_miss => flaws.push(Flaw::SagaNotStarted(kind)),
+            (_, None) => {}
+        }
+    }
+
+    /// Workflows and sagas whose tasks have all ended and which have not. Both are written in one step, so this holds at every entry
     /// that ends a step.
     #[must_use]
     pub fn unended(&self) -> Vec<Violation> {
@@ -401,6 +427,12 @@ impl History {
                 flaw: Flaw::NotEnded,
             })
             .collect();
+        let stuck = self.sagas.iter().filter(|(_, saga)| saga.is_stuck());
+        found.extend(stuck.map(|(id, _)| Violation {
+            subject: id.to_string(),
+            entry_id: None,
+            flaw: Flaw::SagaNotEnded,
+        }));
         found.sort_unstable_by(|one, other| one.subject.cmp(&other.subject));
         found
     }
@@ -420,7 +452,11 @@ impl History {
         }
         let counted = Counted::of(event);
         self.note(kind, &counted, at);
-        self.read_flow(kind, subject, &counted, may_miss, flaws);
+        if kind.as_str().starts_with("orchestration.saga.") {
+            self.read_saga(kind, subject, &counted, may_miss, flaws);
+        } else {
+            self.read_flow(kind, subject, &counted, may_miss, flaws);
+        }
         if kind == EventType::HistoryRolledBack {
             self.cuts.push(Cut {
                 entry_id: event.entry_id.clone(),
