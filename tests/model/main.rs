@@ -11,6 +11,8 @@
 )]
 
 mod mutants;
+mod saga_mutants;
+mod sagas;
 mod server;
 mod steps;
 mod table;

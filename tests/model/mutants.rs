@@ -269,7 +269,7 @@ fn a_broken_function_is_noticed() {
 }
 
 /// Puts a source in the place of the library; the store loads its own only where none has its name.
-async fn load(server: &Server, source: &str) {
+pub(crate) async fn load(server: &Server, source: &str) {
     let mut connection = server.connect().await.unwrap();
     let mut command = redis::cmd("FUNCTION");
     command.arg("LOAD").arg("REPLACE").arg(source);

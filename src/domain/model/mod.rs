@@ -11,6 +11,7 @@ mod attempt;
 mod lane;
 mod letter;
 mod operator;
+pub mod saga;
 mod take;
 mod trim;
 mod words;
