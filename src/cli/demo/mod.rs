@@ -4,6 +4,7 @@
 //! log. Afterwards the whole log is read again from its beginning and checked. However the tour ends, by itself, by a
 //! failure or by Ctrl-C, its processes and its folder go with it.
 
+mod groups;
 mod scene;
 mod screen;
 mod seen;
@@ -25,7 +26,7 @@ use screen::Screen;
 use stage::Stage;
 use summary::Summary;
 
-/// The tour takes about 15 s; one that takes this long hangs.
+/// The tour takes about 20 s; one that takes this long hangs.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// What a scene found, in one line that was computed and not written beforehand.
@@ -85,7 +86,7 @@ async fn tour(
     show_logs: bool,
 ) -> Result<(Summary, Vec<(Scene, Verdict)>), Failure> {
     let began = Instant::now();
-    screen.say("A tour of the orchestration runtime, on a Redis and replicas of its own; about 15 seconds.")?;
+    screen.say("A tour of the orchestration runtime, on a Redis and replicas of its own; about 20 seconds.")?;
     screen.status("starting Redis");
     let stage = place.insert(Stage::open(screen.clone(), folder, show_logs).await?);
     stage.open_replicas().await?;

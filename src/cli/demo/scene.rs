@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::Verdict;
+use super::groups;
 use super::seen::{Seen, count, of};
 use super::stage::{Stage, WORKERS};
 use super::takeover;
@@ -19,16 +20,20 @@ pub(super) enum Scene {
     Retry,
     BadInput,
     SameTrigger,
+    Graph,
+    Saga,
     KilledReplica,
 }
 
 impl Scene {
     /// All of them, in the order of the tour.
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Priorities,
         Self::Retry,
         Self::BadInput,
         Self::SameTrigger,
+        Self::Graph,
+        Self::Saga,
         Self::KilledReplica,
     ];
 
@@ -39,6 +44,8 @@ impl Scene {
             Self::Retry => "A retry",
             Self::BadInput => "Bad input",
             Self::SameTrigger => "The same trigger again",
+            Self::Graph => "A graph",
+            Self::Saga => "A saga",
             Self::KilledReplica => "A killed replica",
         }
     }
@@ -52,6 +59,8 @@ impl Scene {
             Self::Retry => "a task fails twice and then succeeds, with a growing wait in between",
             Self::BadInput => "what can not be accepted is answered with all its faults and kept; good work goes on",
             Self::SameTrigger => "one trigger is published a hundred times",
+            Self::Graph => "five tasks wait for each other, and each starts as soon as it may",
+            Self::Saga => "an order is reserved and charged and can not be shipped; what was done is undone in reverse",
             Self::KilledReplica => "a replica dies in the middle of its work and another takes its tasks over",
         }
     }
@@ -63,6 +72,8 @@ impl Scene {
             Self::Retry => retry(stage).await,
             Self::BadInput => bad_input(stage).await,
             Self::SameTrigger => same_trigger(stage).await,
+            Self::Graph => groups::graph(stage).await,
+            Self::Saga => groups::saga(stage).await,
             Self::KilledReplica => takeover::run(stage).await,
         }
     }

@@ -231,6 +231,12 @@ impl Stage {
         self.began.elapsed().as_secs_f64()
     }
 
+    /// When something was, by the clock of Redis.
+    #[allow(clippy::cast_precision_loss, reason = "a tour lasts less than 2^53 ms")]
+    pub(super) fn seconds_at(&self, at_ms: i64) -> f64 {
+        (at_ms - self.began_ms.unwrap_or(at_ms)) as f64 / 1000.0
+    }
+
     /// Reads on and shows what comes, until `is_over`; `false` when that did not come to be. Events of the given kinds
     /// become lines; `status` is the line that moves.
     pub(super) async fn watch(
@@ -276,9 +282,8 @@ impl Stage {
     fn tell(&self, from: usize, kinds: &[EventType]) -> Result<(), Failure> {
         let mut group: Option<(i64, &'static str, String, Vec<&str>)> = None;
         let show = |(at_ms, what, detail, whom): (i64, &'static str, String, Vec<&str>)| {
-            #[allow(clippy::cast_precision_loss, reason = "a tour lasts less than 2^53 ms")]
-            let seconds = (at_ms - self.began_ms.unwrap_or(at_ms)) as f64 / 1000.0;
-            self.screen.happened(seconds, what, &whom.join(" "), &detail)
+            self.screen
+                .happened(self.seconds_at(at_ms), what, &whom.join(" "), &detail)
         };
         for event in &self.log[from..] {
             let Some(kind) = event.kind.filter(|kind| kinds.contains(kind)) else {
