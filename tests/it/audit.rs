@@ -36,8 +36,8 @@ struct Break {
 #[allow(clippy::too_many_lines, reason = "a flat table")]
 async fn breaks(scene: &Scene) -> Vec<Break> {
     use Guarantee::{
-        Counters, DeadLetters, Dependencies, LegalPath, OncePerTrigger, OneEndPerLife, Owners, Places, RetryBudget,
-        Sequence, StoredState, Workflows,
+        Compensations, Counters, DeadLetters, Dependencies, LegalPath, OncePerTrigger, OneEndPerLife, Owners, Places,
+        RetryBudget, Sagas, Sequence, StoredState, Workflows,
     };
     let mut list = Vec::new();
     let mut add = |what, commands: &[String], guarantee, subject: &dyn ToString, is_mendable| {
@@ -69,6 +69,23 @@ async fn breaks(scene: &Scene) -> Vec<Break> {
         &[event(other, 1, "task.created", "e-2", created)],
         OncePerTrigger,
         &other,
+        false,
+    );
+    add(
+        "the end of a saga that was not started",
+        &[event("s", 1, "saga.completed", "e-1", r#"{"saga_id":"s"}"#)],
+        Sagas,
+        &"s",
+        false,
+    );
+    add(
+        "a step to be undone that never was",
+        &[
+            event("s", 1, "saga.started", "e-1", r#"{"saga_id":"s","total_steps":0}"#),
+            event("s", 2, "saga.compensating", "s/1", r#"{"steps_to_compensate":["a"]}"#),
+        ],
+        Compensations,
+        &"s",
         false,
     );
     add(

@@ -111,7 +111,7 @@ async fn workflows_and_sagas_are_started_shown_and_ended() {
     let saga = get(&replica, "/v1/sagas/s").await;
     assert_eq!(
         (&saga["state"], &saga["compensated_steps"]),
-        (&json!("COMPENSATED"), &json!(["hotel", "wait"]))
+        (&json!("COMPENSATED"), &json!(["wait", "hotel"]))
     );
     let (status, refused) = call(&replica, "POST", "/v1/sagas/s/resume", None).await;
     assert_eq!((status, refused["code"].as_str()), (409, Some("InvalidTransition")));

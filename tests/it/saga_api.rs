@@ -12,7 +12,7 @@ use crate::support::history::check_all_ended;
 use crate::support::redis::TestRedis;
 use crate::support::saga::Shop;
 
-fn of(name: &str, more: serde_json::Value) -> serde_json::Value {
+fn of(name: &str, more: &serde_json::Value) -> serde_json::Value {
     let mut arguments = json!({ "of": name });
     arguments
         .as_object_mut()
@@ -21,8 +21,8 @@ fn of(name: &str, more: serde_json::Value) -> serde_json::Value {
     arguments
 }
 
-fn deed(name: &str, more: serde_json::Value) -> SagaStep {
-    let undo = of(name, json!({}));
+fn deed(name: &str, more: &serde_json::Value) -> SagaStep {
+    let undo = of(name, &json!({}));
     SagaStep::new(name, "do")
         .compensation("undo")
         .args(of(name, more))
@@ -35,8 +35,8 @@ pub(crate) async fn play_caller(url: &str, say: impl Fn(&str)) {
     let sagas = Sagas::new(Store::new(Endpoint::new(url)).unwrap());
     let saga = SagaBuilder::new()
         .saga_id("by-child")
-        .add_step(deed("a", json!({})))
-        .add_step(deed("b", json!({ "gate": "b" })))
+        .add_step(deed("a", &json!({})))
+        .add_step(deed("b", &json!({ "gate": "b" })))
         .build()
         .unwrap();
     // What `execute` does, with a word in between.
@@ -85,7 +85,7 @@ async fn execute_answers_the_record_or_how_the_saga_failed() {
 
     let good = SagaBuilder::new()
         .name("good")
-        .add_step(deed("a", json!({})))
+        .add_step(deed("a", &json!({})))
         .execute(&sagas)
         .await
         .unwrap();
@@ -94,8 +94,8 @@ async fn execute_answers_the_record_or_how_the_saga_failed() {
 
     let broken = json!({ "fails": -1, "permanent": true });
     let undone = SagaBuilder::new()
-        .add_step(deed("b", json!({})))
-        .add_step(deed("c", broken.clone()))
+        .add_step(deed("b", &json!({})))
+        .add_step(deed("c", &broken))
         .execute(&sagas)
         .await;
     let Err(Error::SagaExecution {
@@ -112,10 +112,10 @@ async fn execute_answers_the_record_or_how_the_saga_failed() {
     );
     assert_eq!(sagas.get(&saga_id).await.unwrap().compensated_steps, ["b"]);
 
-    let stuck = deed("d", json!({})).compensation_args(of("d", broken.clone()));
+    let stuck = deed("d", &json!({})).compensation_args(of("d", &broken));
     let failed = SagaBuilder::new()
         .add_step(stuck)
-        .add_step(deed("e", broken))
+        .add_step(deed("e", &broken))
         .execute(&sagas)
         .await;
     let said = failed.unwrap_err().to_string();
@@ -137,7 +137,7 @@ async fn a_saga_is_one_request_and_waiting_for_it_ends_in_time() {
     let build = || {
         SagaBuilder::new()
             .event_id("e-1")
-            .add_step(deed("a", json!({ "gate": "a" })))
+            .add_step(deed("a", &json!({ "gate": "a" })))
     };
     let saga = build().timeout(Duration::from_millis(300)).build().unwrap();
     let began = Instant::now();
@@ -158,7 +158,7 @@ async fn a_saga_is_one_request_and_waiting_for_it_ends_in_time() {
     assert!(matches!(sagas.wait("nobody", None).await, Err(Error::SagaNotFound(_))));
     let other = SagaBuilder::new()
         .saga_id(&id)
-        .add_step(deed("z", json!({})))
+        .add_step(deed("z", &json!({})))
         .build()
         .unwrap();
     assert!(matches!(other.start(&sagas).await, Err(Error::InvalidField(_))));

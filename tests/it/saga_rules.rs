@@ -19,7 +19,7 @@ const NONE: Value = Value::Null;
 async fn with_digger(redis: &TestRedis, shop: &Shop, listens: bool) -> LocalReplica {
     let digger = shop.clone();
     let dig = move |of: serde_json::Map<String, Value>, task: &waooaw_orchestration::TaskContext| {
-        while !digger.is_open("dug") && !(listens && task.cancelled.is_cancelled()) {
+        while !(digger.is_open("dug") || listens && task.cancelled.is_cancelled()) {
             std::thread::sleep(Duration::from_millis(5));
         }
         if listens {
@@ -220,7 +220,7 @@ async fn what_is_handed_back_while_its_saga_goes_back_is_not_begun_again() {
     let document = until(&redis, "s", "COMPENSATED").await;
 
     assert_eq!(shop.book(), ["+slow", "-slow"]);
-    assert_eq!(document["steps"][0]["compensated_at"].is_string(), true);
+    assert!(document["steps"][0]["compensated_at"].is_string());
     log.refresh().await;
     let slow = document["steps"][0]["task_id"].as_str().unwrap().to_owned();
     let starts = log.of(&slow).into_iter().filter(|event| event.kind == "task.started");
@@ -301,7 +301,7 @@ async fn a_command_that_comes_twice_is_known_and_tasks_of_a_saga_come_back_with_
     )
     .await;
     redis.log().await.until_count("saga.step_started", 3).await;
-    let stop = async || {
+    let command = async || {
         let store = redis.store();
         let id = "t".parse().unwrap();
         store
@@ -309,9 +309,9 @@ async fn a_command_that_comes_twice_is_known_and_tasks_of_a_saga_come_back_with_
             .await
             .unwrap()
     };
-    assert_eq!(stop().await, Stopped::Ok);
+    assert_eq!(command().await, Stopped::Ok);
     until(&redis, "t", "COMPENSATED").await;
-    assert_eq!(stop().await, Stopped::Ok);
+    assert_eq!(command().await, Stopped::Ok);
     replica.stop().await;
     check_all_ended(&redis).await;
 }
