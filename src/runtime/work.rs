@@ -134,6 +134,7 @@ impl Run {
                 attempt,
                 slot: None,
                 outcome: Some(completed(&result)),
+                label: None,
             };
             let queue = run.ended[usize::from(task_id.partition().number())].clone();
             // Nobody is left to tell it to once the run is over.
@@ -211,13 +212,7 @@ impl Run {
         };
         told.cancel();
         if is_step && matches!(finished, Some(Ending::Expired)) {
-            // What undoes the step must not begin while the step may still do something.
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => {}
-                _ = &mut work => {}
-                () = tokio::time::sleep(patience.min(EXPIRED_PATIENCE)) => {}
-            }
+            wound_down(work, cancel, patience).await;
         }
         let elapsed = began.elapsed();
         // A log takes no wider number as one.
@@ -293,6 +288,17 @@ enum Ending {
     Expired,
     HandedBack,
     GivenUp,
+}
+
+/// Waits until nothing of an attempt goes on whose time was up, within bounds: what undoes a step must not begin while the
+/// step may still do something.
+async fn wound_down(work: impl Future, cancel: &CancellationToken, patience: Duration) {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {}
+        _ = work => {}
+        () = tokio::time::sleep(patience.min(EXPIRED_PATIENCE)) => {}
+    }
 }
 
 /// Tells a handler to end, and ends when it had its time to do so; never where nobody asks.

@@ -150,7 +150,7 @@ pub enum Rights {
 
 /// The commands that replicas and the command line send or the functions run: on a partition's key (K), an inbound
 /// stream (S) or none. A test compares the list with the functions.
-const NEEDED: [&str; 74] = [
+const NEEDED: [&str; 75] = [
     "APPEND K v",
     "DEL K",
     "EXISTS K",
@@ -170,6 +170,7 @@ const NEEDED: [&str; 74] = [
     "LINDEX K 0",
     "LLEN K",
     "LPOP K 1",
+    "LPUSH K v",
     "LRANGE K 0 1",
     "LREM K 1 v",
     "MGET K",

@@ -453,7 +453,9 @@ impl Flags {
     /// Those of a record as it is stored; none of what is no record.
     #[must_use]
     pub fn of(record: &[u8]) -> Self {
-        let found = record.get(FLAGS_AT..FLAGS_AT + 2).and_then(|bytes| bytes.try_into().ok());
+        let found = record
+            .get(FLAGS_AT..FLAGS_AT + 2)
+            .and_then(|bytes| bytes.try_into().ok());
         Self(found.map_or(0, u16::from_be_bytes))
     }
 
