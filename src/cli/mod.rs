@@ -8,6 +8,7 @@
 mod api;
 mod audit;
 mod bench;
+mod bus;
 mod completions;
 mod config;
 mod confirm;
@@ -145,6 +146,9 @@ enum Command {
     /// Describe the HTTP interface for programs
     #[command(subcommand)]
     Api(api::ApiCommand),
+    /// Describe the bus for programs
+    #[command(subcommand)]
+    Bus(bus::BusCommand),
     /// Look at the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -221,6 +225,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Doctor(args) => doctor::run(&context, args).await,
             Command::Health(args) => health::run(&context, &args).await,
             Command::Api(command) => api::run(&command),
+            Command::Bus(command) => bus::run(&command),
             Command::Config(command) => config::run(&context, &command),
             Command::Functions(command) => functions::run(&context, &command).await,
             Command::Completions(args) => completions::run(&args),

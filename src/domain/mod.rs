@@ -42,6 +42,8 @@ mod links;
 mod object;
 mod payload;
 
+pub mod schema;
+
 pub mod event;
 pub mod history;
 

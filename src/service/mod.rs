@@ -3,6 +3,7 @@
 //! Only this ring and the binary read files, environment and arguments. The rings below get values that are already
 //! checked; this one names no key in Redis.
 
+pub mod asyncapi;
 pub mod config;
 mod http;
 pub mod telemetry;

@@ -30,7 +30,7 @@ impl Reason {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct By {
     /// Who you are, for the log; by default the role of your token.
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     pub(super) actor: Option<String>,
     /// Your own words, for the log; at most 1024 bytes.
     #[schema(max_length = 1024)]

@@ -82,7 +82,7 @@ async fn show(State(api): State<Api>, Id(id): Id) -> Result<Json<DeadLetterDocum
 #[serde(default, deny_unknown_fields)]
 struct Again {
     /// Who you are, for the log; by default the role of your token.
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     actor: Option<String>,
     /// Your own words, for the log; at most 1024 bytes.
     #[schema(max_length = 1024)]

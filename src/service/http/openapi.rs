@@ -2,6 +2,7 @@
 //!
 //! What a route takes and answers stands at its function. Added here is what follows from where it stands: the token that it
 //! needs, and the problems that any route of its kind can answer, each by its status with the codes that may stand in it.
+//! Payloads of the bus are described in [`schema`](crate::domain::schema), once for this document and for that of the bus.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -14,6 +15,8 @@ use utoipa::ToSchema;
 use super::access::{Access, role_name};
 use super::problem::{CODES, PROBLEM_JSON, Problem};
 use super::routes::{Described, Routes};
+use crate::domain::dead_letter::DeadLetterKind;
+use crate::domain::schema::{definitions, inbound, reference};
 use crate::domain::state::TaskState;
 use crate::service::config::Role;
 
@@ -36,6 +39,25 @@ pub(super) struct Retry;
 /// The payload of `orchestration.workflow.start`.
 #[derive(ToSchema)]
 pub(super) struct WorkflowStart;
+
+/// How events are told.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[allow(dead_code, reason = "only its description is used")]
+pub(super) enum Format {
+    /// As on the bus.
+    Native,
+    /// As CloudEvents 1.0.
+    CloudEvents,
+}
+
+/// The envelope of an event that starts something.
+#[derive(ToSchema)]
+pub(super) struct Trigger;
+
+/// The envelope of an event about something that exists.
+#[derive(ToSchema)]
+pub(super) struct Command;
 
 const ABOUT: &str = "\
 Agents publish trigger events; replicas turn them into prioritised tasks, run them, resolve graphs, compensate sagas, and write \
@@ -68,6 +90,19 @@ fn describe(routes: &Routes) -> Value {
     add::<Problem>(&mut schemas);
     // Those of parameters are not among what a route brings.
     add::<TaskState>(&mut schemas);
+    add::<DeadLetterKind>(&mut schemas);
+    add::<Format>(&mut schemas);
+    schemas.insert("Trigger".to_owned(), envelopes(&inbound::TRIGGERS));
+    schemas.insert("Command".to_owned(), envelopes(&inbound::COMMANDS));
+    describe_payloads(&mut schemas);
+    // What their fields alone can not tell.
+    let given = |field: &str| json!({ "required": [field] });
+    if let Some(limits) = schemas.get_mut("Limits") {
+        limits["anyOf"] = json!([given("max_size"), given("max_running")]);
+    }
+    if let Some(scale) = schemas.get_mut("ScaleWorkers") {
+        scale["oneOf"] = json!([given("add"), given("remove"), given("max")]);
+    }
     let asked = asked_for(&paths, &schemas);
     for (name, schema) in &mut schemas {
         if asked.contains(name) {
@@ -80,7 +115,11 @@ fn describe(routes: &Routes) -> Value {
         let mut named = Vec::new();
         references(&operation["requestBody"], &mut named);
         let schema = named.first().and_then(|name| schemas.get(name));
-        if schema.is_some_and(|schema| schema["type"] == "object" && schema["required"].is_null()) {
+        let may_be_empty = |schema: &Value| {
+            let needs = ["required", "anyOf", "oneOf"];
+            schema["type"] == "object" && needs.iter().all(|word| schema[word].is_null())
+        };
+        if schema.is_some_and(may_be_empty) {
             operation["requestBody"]["required"] = json!(false);
         }
     }
@@ -120,6 +159,70 @@ const TAGS: [(&str, &str); 10] = [
     ("figures", "Counts and measures"),
     ("events", "The log"),
 ];
+
+/// The forms of an envelope around one of these payloads. Other fields of it are ignored.
+fn envelopes(kinds: &[(&str, &str)]) -> Value {
+    let name = |longest: u32| json!({ "type": ["string", "null"], "maxLength": longest, "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]*$" });
+    let required = |longest: u32| json!({ "type": "string", "minLength": 1, "maxLength": longest, "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]*$" });
+    let own = |event_type: &str, payload: &str| {
+        json!({
+            "title": event_type,
+            "type": "object",
+            "required": ["event_type", "source_agent", "payload"],
+            "properties": {
+                "event_type": { "const": event_type },
+                "source_agent": required(256),
+                "event_id": name(256),
+                "correlation_id": name(256),
+                "timestamp": { "type": ["string", "null"], "format": "date-time" },
+                "payload": reference(payload),
+            },
+        })
+    };
+    let cloud = |event_type: &str, payload: &str| {
+        json!({
+            "title": format!("{event_type} as a CloudEvent"),
+            "type": "object",
+            "required": ["specversion", "type", "source", "data"],
+            "properties": {
+                "specversion": { "const": "1.0" },
+                "type": { "const": event_type },
+                "source": required(256),
+                "id": name(256),
+                "correlationid": name(256),
+                "time": { "type": ["string", "null"], "format": "date-time" },
+                "data": reference(payload),
+            },
+            "not": { "required": ["event_type"] },
+        })
+    };
+    let forms = kinds.iter().map(|(event_type, payload)| own(event_type, payload));
+    let forms = forms.chain(kinds.iter().map(|(event_type, payload)| cloud(event_type, payload)));
+    json!({
+        "description": "An event. The `event_id` is the sender's own: sending it twice has one effect; by default a new one. The \
+                        `correlation_id` is constant over a chain of events; by default the `event_id`.",
+        "anyOf": forms.collect::<Vec<Value>>(),
+    })
+}
+
+/// Puts in the descriptions of payloads, as far as something refers to them.
+fn describe_payloads(schemas: &mut BTreeMap<String, Value>) {
+    let known = definitions();
+    let mut open: Vec<String> = schemas.keys().cloned().collect();
+    for schema in schemas.values() {
+        references(schema, &mut open);
+    }
+    let mut seen = BTreeSet::new();
+    while let Some(name) = open.pop() {
+        let Some(schema) = known.get(name.as_str()) else {
+            continue;
+        };
+        if seen.insert(name.clone()) {
+            references(schema, &mut open);
+            schemas.insert(name, schema.clone());
+        }
+    }
+}
 
 /// Adds a schema that no route brings, with what it refers to.
 fn add<T: ToSchema>(schemas: &mut BTreeMap<String, Value>) {
@@ -188,6 +291,8 @@ fn operation(route: &Described) -> Value {
             });
         }
     }
+    name_ids(&route.path, &mut told);
+    link(&mut told);
     let note = match route.access {
         Access::Open => "Needs no token.".to_owned(),
         Access::Needs(role) => {
@@ -204,6 +309,78 @@ fn operation(route: &Described) -> Value {
         Some(_) | None => json!(note),
     };
     told
+}
+
+/// Says what kind of id a path takes.
+fn name_ids(path: &str, operation: &mut Value) {
+    let kind = match path.split('/').nth(2) {
+        Some("tasks") => "TaskId",
+        Some("workflows" | "sagas") => "Name",
+        Some("queues") => "QueueName",
+        Some(_) | None => return,
+    };
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
+        if parameter["in"] == "path" {
+            parameter["schema"] = reference(kind);
+        }
+    }
+}
+
+/// Which answers hold the ids that other operations take: operation, status, where the id stands, who takes it.
+const LINKS: [(&str, &str, &str, &[&str]); 7] = [
+    (
+        "publish_trigger",
+        "202",
+        "/task_id",
+        &["get_task", "get_task_events", "explain_task", "cancel_task"],
+    ),
+    (
+        "publish_trigger",
+        "202",
+        "/workflow_id",
+        &["get_workflow", "list_workflow_tasks", "stop_workflow"],
+    ),
+    (
+        "publish_trigger",
+        "202",
+        "/saga_id",
+        &["get_saga", "cancel_saga", "resume_saga"],
+    ),
+    (
+        "list_tasks",
+        "200",
+        "/items/0/task_id",
+        &["get_task", "get_task_events", "explain_task", "cancel_task"],
+    ),
+    (
+        "list_dead_letters",
+        "200",
+        "/items/0/dead_letter_id",
+        &["get_dead_letter", "requeue_dead_letter", "discard_dead_letter"],
+    ),
+    (
+        "list_queues",
+        "200",
+        "/items/0/name",
+        &["set_limits", "pause_queue", "resume_queue"],
+    ),
+    ("list_workers", "200", "/items/0/worker_id", &["get_worker_by_id"]),
+];
+
+fn link(operation: &mut Value) {
+    for (from, status, place, takers) in LINKS {
+        if operation["operationId"] != from {
+            continue;
+        }
+        for taker in takers {
+            let field = place.rsplit('/').next().unwrap_or_default();
+            operation["responses"][status]["links"][format!("{taker}_by_{field}")] = json!({
+                "operationId": taker,
+                "parameters": { "id": format!("$response.body#{place}") },
+            });
+        }
+    }
 }
 
 fn problem_answer(status: StatusCode, codes: &[(&str, &str)]) -> Value {
@@ -265,11 +442,8 @@ fn references(schema: &Value, found: &mut Vec<String>) {
 
 /// What is absent by default need not be told to be null.
 fn drop_null_defaults(schema: &mut Value) {
-    for field in schema["properties"]
-        .as_object_mut()
-        .into_iter()
-        .flat_map(Map::values_mut)
-    {
+    let fields = schema.get_mut("properties").and_then(Value::as_object_mut);
+    for field in fields.into_iter().flat_map(Map::values_mut) {
         if let Some(field) = field.as_object_mut()
             && field.get("default").is_some_and(Value::is_null)
         {
@@ -350,6 +524,78 @@ mod tests {
             let told = told.as_array().into_iter().flatten().filter(|one| one["in"] == "path");
             let told: BTreeSet<&str> = told.filter_map(|one| one["name"].as_str()).collect();
             assert_eq!(asked, told, "{method} {path}");
+        }
+    }
+
+    /// The documents that the contract lists, field by field; all fields are always there.
+    const DOCUMENTS: [(&str, &str); 8] = [
+        (
+            "Task",
+            "task_id key name queue priority state args kwargs inputs agent_id workflow_id dependencies blocked_by \
+             parent_task_id tags metadata attempt retry_count max_retries timeout_seconds created_at run_at started_at \
+             completed_at duration_ms worker_id progress result error trigger_event_id correlation_id",
+        ),
+        (
+            "Workflow",
+            "workflow_id name state total_tasks counts ready_tasks execution_batches root_cause_task_id created_at \
+             completed_at duration_ms",
+        ),
+        (
+            "Saga",
+            "saga_id name state steps completed_steps compensated_steps uncompensated_steps failed_step \
+             compensation_status started_at completed_at duration_ms",
+        ),
+        (
+            "Step",
+            "name state task_id result error compensation_task_id compensated_at",
+        ),
+        (
+            "DeadLetter",
+            "dead_letter_id kind task_id task_name reason error attempts original dead_lettered_at correlation_id",
+        ),
+        (
+            "Worker",
+            "worker_id replica state current_task_id tasks_completed tasks_failed average_duration_seconds error_rate \
+             utilization_percentage uptime_seconds",
+        ),
+        (
+            "Stats",
+            "pending_count running_count completed_count failed_count timeout_count cancelled_count total_count \
+             by_priority by_queue average_duration_seconds oldest_pending_at throughput_per_minute max_size max_running \
+             dead_letter_count worker_pool",
+        ),
+        (
+            "WorkerPool",
+            "active_workers idle_workers max_workers utilization_percentage tasks_completed tasks_failed \
+             average_duration_seconds throughput_per_minute",
+        ),
+    ];
+
+    #[test]
+    fn documents_have_the_fields_of_the_contract() {
+        let document = document();
+        for (name, fields) in DOCUMENTS {
+            let schema = &document["components"]["schemas"][name];
+            for field in fields.split_whitespace() {
+                assert!(schema["properties"].get(field).is_some(), "{name} has no {field}");
+                let required = schema["required"].as_array().unwrap();
+                assert!(required.contains(&json!(field)), "{name} may be without {field}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_types_have_the_same_name() {
+        let routes = super::super::routes();
+        let mut known: BTreeMap<&str, Value> = BTreeMap::new();
+
+        for (name, schema) in routes.schemas() {
+            let schema = value(schema);
+            let other = known.entry(name).or_insert_with(|| schema.clone());
+            assert_eq!(
+                *other, schema,
+                "`{name}`: give one of them another name with `#[schema(as = …)]`"
+            );
         }
     }
 

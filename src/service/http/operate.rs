@@ -83,13 +83,13 @@ async fn queues(State(api): State<Api>) -> Result<Json<QueuePage>, Problem> {
 #[serde(default, deny_unknown_fields)]
 struct NewLimits {
     /// The most tasks that are not terminal.
-    #[schema(minimum = 0)]
+    #[schema(maximum = 4_294_967_295_u64, nullable = false)]
     max_size: Option<u64>,
     /// The most tasks that run.
-    #[schema(minimum = 0)]
+    #[schema(maximum = 4_294_967_295_u64, nullable = false)]
     max_running: Option<u64>,
     /// Who you are, for the log; by default the role of your token.
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     actor: Option<String>,
     /// Your own words, for the log; at most 1024 bytes.
     #[schema(max_length = 1024)]
@@ -175,22 +175,22 @@ async fn worker(State(api): State<Api>, Halves(replica, number): Halves) -> Resu
 
 /// How many workers are wanted: one of `add`, `remove` and `max`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-#[schema(as = Scale)]
+#[schema(as = ScaleWorkers)]
 #[serde(default, deny_unknown_fields)]
 struct Wanted {
     /// Of this replica only.
     replica: Option<String>,
     /// So many more.
-    #[schema(minimum = 1, maximum = 10000)]
+    #[schema(minimum = 1, maximum = 10000, nullable = false)]
     add: Option<u16>,
     /// So many fewer, though never fewer than the minimum.
-    #[schema(minimum = 1, maximum = 10000)]
+    #[schema(minimum = 1, maximum = 10000, nullable = false)]
     remove: Option<u16>,
     /// So many and, from now on, never more.
-    #[schema(minimum = 1, maximum = 10000)]
+    #[schema(minimum = 1, maximum = 10000, nullable = false)]
     max: Option<u16>,
     /// Who you are, for the log; by default the role of your token.
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     actor: Option<String>,
     /// Your own words, for the log; at most 1024 bytes.
     #[schema(max_length = 1024)]

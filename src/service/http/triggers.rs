@@ -7,11 +7,11 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Json, response::IntoResponse};
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Api;
 use super::access::Access;
+use super::openapi::{Command, Trigger};
 use super::problem::Problem;
 use super::request::JsonText;
 use super::routes::Routes;
@@ -42,35 +42,6 @@ pub(super) fn routes(routes: Routes) -> Routes {
     routes
         .add(__path_trigger, trigger, sender, unstartable)
         .add(__path_command, command, admin, unknown)
-}
-
-/// The envelope of an event. Unknown fields of the envelope are passed over; unknown fields of the payload are refused by
-/// name. A CloudEvents 1.0 event in structured mode is read too.
-#[derive(ToSchema)]
-#[allow(dead_code, reason = "only its description is used: the bus's own reader reads it")]
-pub(super) struct EventEnvelope {
-    /// What it is about.
-    #[schema(max_length = 128, example = "orchestration.task.trigger")]
-    event_type: String,
-    /// Who speaks.
-    #[schema(max_length = 256, example = "sales")]
-    source_agent: String,
-    /// The caller's own id: sending it twice has one effect. By default a new one.
-    #[schema(max_length = 256)]
-    event_id: Option<String>,
-    /// The chain that it belongs to; by default the `event_id`.
-    #[schema(max_length = 256)]
-    correlation_id: Option<String>,
-    /// RFC 3339.
-    timestamp: Option<String>,
-    /// W3C trace context.
-    traceparent: Option<String>,
-    /// W3C trace context.
-    #[schema(max_length = 512)]
-    tracestate: Option<String>,
-    /// By the type.
-    #[schema(value_type = Object, example = json!({ "task_name": "echo", "args": ["hi"] }))]
-    payload: Value,
 }
 
 /// What was started.
@@ -118,7 +89,7 @@ fn wrong_type(event_type: &str, belongs: &str) -> Problem {
 /// The body is an envelope of type `orchestration.task.trigger`, `orchestration.workflow.start` or
 /// `orchestration.saga.start`.
 #[utoipa::path(post, path = "/v1/triggers", operation_id = "publish_trigger", tag = "triggers",
-    request_body = EventEnvelope,
+    request_body = Trigger,
     responses((status = 202, body = Accepted, description = "It was started, now or by the same event before")))]
 pub(super) async fn trigger(
     State(api): State<Api>,
@@ -174,7 +145,7 @@ pub(super) async fn trigger(
 /// `orchestration.task.result` or `orchestration.task.heartbeat`. The first three are carried out at once. Word of an agent is
 /// put on the bus: what is late or unknown is refused there, by an event `orchestration.command.refused`.
 #[utoipa::path(post, path = "/v1/commands", operation_id = "publish_command", tag = "triggers",
-    request_body = EventEnvelope,
+    request_body = Command,
     responses((status = 202, body = Accepted, description = "It was carried out, or put on the bus")))]
 pub(super) async fn command(State(api): State<Api>, JsonText(body): JsonText) -> Result<impl IntoResponse, Problem> {
     let default_id = uuid::Uuid::new_v4().to_string();

@@ -9,7 +9,7 @@ use waooaw_orchestration::{TaskId, TaskState};
 use super::log::{Log, LogEvent};
 use super::redis::TestRedis;
 use super::scene::{told, verify};
-use super::{holds, wait_for};
+use super::{holds, schema, wait_for};
 
 /// A task as the events tell it; what counts against its retries, of its last life.
 #[derive(Debug)]
@@ -42,6 +42,7 @@ pub(crate) async fn check(redis: &TestRedis) {
     }
     let log = redis.log().await;
     check_subjects(&log);
+    schema::check(&log.events);
     let tasks = fold_all(&log);
     check_store(redis, &tasks).await;
     check_streams(redis, &tasks).await;

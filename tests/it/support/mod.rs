@@ -4,6 +4,7 @@ pub(crate) mod child;
 pub(crate) mod cli;
 pub(crate) mod clock;
 pub(crate) mod history;
+pub(crate) mod http;
 pub(crate) mod local;
 pub(crate) mod log;
 pub(crate) mod oracle;
@@ -13,6 +14,7 @@ pub(crate) mod replica;
 pub(crate) mod resp;
 pub(crate) mod saga;
 pub(crate) mod scene;
+pub(crate) mod schema;
 pub(crate) mod service;
 pub(crate) mod workflow;
 
