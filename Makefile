@@ -33,7 +33,7 @@ redis: ## print the path of a redis-server (7 or newer), installing one if there
 ## To know that it is right
 
 .PHONY: test
-test: lint shell unit doc redis it ## everything that continuous integration runs
+test: lint shell unit doc redis it api-quick ## everything that continuous integration runs
 
 .PHONY: check
 check: lint unit ## the quick part: format, clippy, unit tests; needs no Redis
@@ -62,6 +62,18 @@ doc: rust ## examples in the documentation; build it, warnings denied
 .PHONY: it
 it: rust redis ## integration tests, on redis-server processes that they start
 	$(CARGO) test --locked --test '*'
+
+BUILT = $(or $(CARGO_TARGET_DIR),target)
+API_EXAMPLES ?= 100
+.PHONY: api-test
+api-test: rust redis ## hold a running replica against docs/openapi.json with schemathesis, API_EXAMPLES (100) of each kind
+	$(CARGO) build --locked
+	sh scripts/api-test.sh $(BUILT)/debug/waooaw $(API_EXAMPLES)
+
+.PHONY: api-quick
+api-quick: rust redis
+	$(CARGO) build --locked
+	API_TEST_OPTIONAL=1 sh scripts/api-test.sh $(BUILT)/debug/waooaw 5
 
 SEEDS ?= 1..100
 SECONDS ?= 15

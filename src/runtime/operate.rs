@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::request::make_keys;
-use crate::domain::id::QueueName;
+use crate::domain::id::{QueueName, shortened};
 use crate::domain::priority::Priority;
 use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::worker::WorkerState;
@@ -23,6 +23,8 @@ use crate::store::{Store, StoreError};
 
 /// The most workers that a replica may have.
 pub const WORKERS_MAX: u16 = 10_000;
+/// The highest limit of tasks, as in configuration.
+pub const LIMIT_MAX: u64 = u32::MAX as u64;
 /// How long replicas may take to carry out what was asked of them.
 const CARRY_OUT: Duration = Duration::from_secs(5);
 /// How often it is looked whether they have.
@@ -65,13 +67,14 @@ struct Pause {
     paused_at: String,
 }
 
-/// All queues, by name.
+/// All queues, by name; the one that tasks go to by default is there before its first task.
 ///
 /// # Errors
 ///
 /// [`Error::RedisUnavailable`].
 pub async fn list_queues(store: &Store) -> Result<Vec<QueueStatus>, Error> {
     let mut queues: BTreeMap<String, QueueStatus> = BTreeMap::new();
+    queues.insert(QueueName::default().to_string(), QueueStatus::default());
     let mut oldest: BTreeMap<String, i64> = BTreeMap::new();
     for partition in store.partitions() {
         let statistics = match store.statistics(partition).await {
@@ -136,13 +139,16 @@ pub async fn queue(store: &Store, name: &str) -> Result<QueueStatus, Error> {
     let mut queues = list_queues(store).await?.into_iter();
     queues
         .find(|queue| queue.name == name)
-        .ok_or_else(|| Error::QueueNotFound(name.to_owned()))
+        .ok_or_else(|| Error::QueueNotFound(shortened(name)))
 }
 
-/// The name of a queue that exists in some partition.
+/// The name of a queue that exists in some partition; the one by default always does.
 async fn known_queue(store: &Store, name: &str) -> Result<QueueName, Error> {
-    let not_found = || Error::QueueNotFound(name.to_owned());
+    let not_found = || Error::QueueNotFound(shortened(name));
     let parsed: QueueName = name.parse().map_err(|_| not_found())?;
+    if parsed == QueueName::default() {
+        return Ok(parsed);
+    }
     for partition in store.partitions() {
         if store.knows_queue(partition, &parsed).await? {
             return Ok(parsed);
@@ -175,7 +181,15 @@ async fn set_paused(store: &Store, operator: &Operator, name: &str, is_paused: b
     let mut has_changed = false;
     // Also where it has no task yet: one may come at any time.
     for partition in store.partitions() {
-        has_changed |= store.set_paused(partition, operator, &queue, is_paused).await?;
+        let set = || store.set_paused(partition, operator, &queue, is_paused);
+        has_changed |= match set().await {
+            // Before the first replica.
+            Err(StoreError::NotJoined) => {
+                make_keys(store, operator.id, None, None).await?;
+                set().await?
+            }
+            answer => answer?,
+        };
     }
     Ok(has_changed)
 }
@@ -196,6 +210,16 @@ pub async fn set_limits(
     if limits == Limits::default() {
         let problem = "give at least one of max_size and max_running".to_owned();
         return Err(Error::InvalidField(Rejection::new(Reason::MissingField, None, problem)));
+    }
+    for (field, limit) in [("max_size", limits.max_size), ("max_running", limits.max_running)] {
+        if let Some(limit) = limit.filter(|&limit| limit > LIMIT_MAX) {
+            let problem = format!("is {limit}, must be at most {LIMIT_MAX}");
+            return Err(Error::InvalidField(Rejection::new(
+                Reason::InvalidField,
+                Some(field),
+                problem,
+            )));
+        }
     }
     let queue = match named {
         Some(name) => Some(known_queue(store, name).await?),
@@ -291,7 +315,7 @@ pub async fn list_workers(
     if let Some(replica) = replica {
         reported.retain(|one| one.replica == replica);
         if reported.is_empty() {
-            return Err(Error::WorkerNotFound(replica.to_owned()));
+            return Err(Error::WorkerNotFound(shortened(replica)));
         }
     }
     if reported.is_empty() {
@@ -334,7 +358,7 @@ pub async fn list_workers(
 ///
 /// [`Error::WorkerNotFound`], [`Error::RedisUnavailable`].
 pub async fn worker(store: &Store, worker_id: &str) -> Result<WorkerDocument, Error> {
-    let not_found = || Error::WorkerNotFound(worker_id.to_owned());
+    let not_found = || Error::WorkerNotFound(shortened(worker_id));
     let (replica, _) = worker_id.rsplit_once('/').ok_or_else(not_found)?;
     let page = match list_workers(store, Some(replica), None, usize::MAX).await {
         Err(Error::WorkerNotFound(_)) => return Err(not_found()),
@@ -461,7 +485,7 @@ pub async fn scale(
         }
         Ok(Scaled::Missing(name)) => return Err(Error::WorkerNotFound(name)),
         Err(StoreError::NotJoined) if replica.is_some() => {
-            return Err(Error::WorkerNotFound(replica.unwrap_or_default().to_owned()));
+            return Err(Error::WorkerNotFound(shortened(replica.unwrap_or_default())));
         }
         Ok(Scaled::Empty) | Err(StoreError::NotJoined) => return Err(Error::NoWorkersAvailable),
         Err(error) => return Err(error.into()),

@@ -227,8 +227,7 @@ pub async fn serve(config: &Config, own: Handlers, stop: CancellationToken) -> R
     // While the replica drains, `/readyz` says so; only then does HTTP end.
     http_stop.cancel();
     match tokio::time::timeout(Duration::from_secs(2), http).await {
-        Ok(Ok(Ok(()))) | Err(_) => {}
-        Ok(Ok(Err(problem))) => error!(%problem, "http ended badly"),
+        Ok(Ok(())) | Err(_) => {}
         Ok(Err(problem)) => error!(%problem, "http ended badly"),
     }
     Ok(outcome?)

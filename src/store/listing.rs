@@ -21,7 +21,9 @@ const ENTRIES_MAX: usize = 20_000;
 /// How many entries are read at once.
 const BATCH: usize = 500;
 /// How many records are read at once; a record with its result can have a mebibyte and more.
-const RECORDS: usize = 100;
+const RECORDS: usize = 20;
+/// How much the records of one page have, but for the last of them.
+const PAGE_BYTES: usize = 4 << 20;
 
 /// Which tasks are wanted; all that fit every condition.
 #[derive(Debug, Clone)]
@@ -168,7 +170,7 @@ impl Store {
         };
         let mut records = Vec::new();
         let mut full_at = None;
-        let mut entries = 0;
+        let (mut entries, mut bytes) = (0, 0);
         loop {
             let batch = self.batch(query, &place).await?;
             entries += batch.entries.max(1);
@@ -187,8 +189,9 @@ impl Store {
                         let next = full_at.map(Cursor);
                         return Ok(RecordPage { records, next });
                     }
+                    bytes += record.bytes();
                     records.push(record);
-                    if records.len() >= query.limit {
+                    if records.len() >= query.limit || bytes >= PAGE_BYTES {
                         full_at = Some(behind.clone());
                     }
                 }

@@ -384,6 +384,19 @@ pub struct Record {
 }
 
 impl Record {
+    /// About how many bytes its parts have that can be long.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let spec = &self.body.spec;
+        let parts = [&spec.args, &spec.kwargs, &spec.tags, &spec.metadata];
+        parts
+            .into_iter()
+            .chain(&self.tail)
+            .map(|part| part.get().len())
+            .sum::<usize>()
+            + spec.dependencies.iter().map(String::len).sum::<usize>()
+    }
+
     /// Reads a record.
     ///
     /// # Errors

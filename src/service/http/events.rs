@@ -2,14 +2,13 @@
 //!
 //! Who follows has a place in the log and reads on from there whenever something new came and the client has taken what it
 //! was sent before. So a slow client holds one batch and nothing piles up for it; what it missed it reads later, or is told
-//! by an event `gap` that it was trimmed meanwhile. One reader a replica waits for news, for all clients together.
+//! by an event `gap` that it was trimmed meanwhile. What is new is read once for all clients together ([`feed`](super::feed)).
 
 use std::cmp::max;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Json;
@@ -20,12 +19,13 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::sync::{Notify, Semaphore, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 use utoipa::ToSchema;
 
 use super::Api;
 use super::access::Access;
+use super::feed::{FOLLOWERS_MAX, newest};
+use super::openapi::Format;
 use super::problem::Problem;
 use super::request::Query;
 use super::routes::Routes;
@@ -39,83 +39,16 @@ const PAGE_BATCH: usize = 500;
 const PAGE_ENTRIES_MAX: usize = 10_000;
 /// How many entries one client is sent at once.
 const FOLLOW_BATCH: usize = 100;
-/// How many clients may follow at a time.
-const FOLLOWERS_MAX: usize = 2048;
-/// How many of them read at a time.
-const READERS_MAX: usize = 16;
+/// How much one client is sent at once, but for the last event of it. What a client does not take stays in the log.
+const FOLLOW_BYTES: usize = 256 << 10;
+/// How much one page has, but for its last event.
+const PAGE_BYTES: usize = 4 << 20;
 /// How often a client hears something, so that it and what is between know that the other side is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How long one wait for news takes at most.
-const WAIT: Duration = Duration::from_secs(2);
-/// The shortest time between two rings: on a busy log more is sent at once instead of more often.
-const RING_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) fn routes(routes: Routes) -> Routes {
     let codes = &["TooManyStreams", "ShuttingDown"];
     routes.add(__path_events, events, Access::Needs(Role::Read), codes)
-}
-
-/// What all clients that follow share.
-pub(super) struct Feed {
-    followers: AtomicUsize,
-    has_followers: Notify,
-    news: watch::Sender<u64>,
-    readers: Semaphore,
-    stop: CancellationToken,
-}
-
-impl Feed {
-    /// A feed that ends all streams with `stop`.
-    pub(super) fn new(stop: CancellationToken) -> Self {
-        Self {
-            followers: AtomicUsize::new(0),
-            has_followers: Notify::new(),
-            news: watch::Sender::new(0),
-            readers: Semaphore::new(READERS_MAX),
-            stop,
-        }
-    }
-
-    /// How many follow.
-    pub(super) fn followers(&self) -> usize {
-        self.followers.load(Ordering::Acquire)
-    }
-
-    /// Rings whenever the log has grown, as long as somebody follows.
-    pub(super) async fn ring(&self, store: &Store) {
-        let mut reader = store.blocking(WAIT);
-        let ringing = async {
-            loop {
-                if self.followers.load(Ordering::Acquire) == 0 {
-                    self.has_followers.notified().await;
-                }
-                let Ok(places) = newest(store).await else {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    continue;
-                };
-                // Also for what came before the places were known.
-                self.news.send_modify(|number| *number += 1);
-                let places: Vec<_> = places
-                    .iter()
-                    .map(|(partition, id)| (*partition, id.to_string()))
-                    .collect();
-                if store.wait_for_events(&mut reader, &places).await.is_err() {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-                tokio::time::sleep(RING_PAUSE).await;
-            }
-        };
-        tokio::select! { () = self.stop.cancelled() => (), () = ringing => () }
-    }
-}
-
-async fn newest(store: &Store) -> Result<Vec<(Partition, EntryId)>, StoreError> {
-    let mut places = Vec::new();
-    for partition in store.partitions() {
-        let id = store.last_event_id(partition).await?;
-        places.push((partition, id.parse().unwrap_or_default()));
-    }
-    Ok(places)
 }
 
 /// A place in the log of each partition, as text their entry ids with commas between them.
@@ -251,7 +184,7 @@ struct EventPage {
         ("from" = Option<String>, Query, description = "Only those since then, RFC 3339", format = DateTime),
         ("to" = Option<String>, Query, description = "Only those until then, RFC 3339; not for a stream", format = DateTime),
         ("limit" = Option<u16>, Query, description = "How many to a page, 50 by default", minimum = 1, maximum = 1000),
-        ("format" = Option<String>, Query, description = "`native` or `cloudevents`"),
+        ("format" = Option<Format>, Query, description = "In which form; `native` by default"),
         ("Last-Event-ID" = Option<String>, Header, description = "For a stream: the id of the last event that was seen")),
     responses((status = 200, description = "A page, or a stream", content(
         (EventPage = "application/json"), (String = "text/event-stream")))))]
@@ -338,7 +271,7 @@ async fn page(
             is_over: false,
         })
         .collect();
-    let (mut items, mut entries, mut gap) = (Vec::new(), 0, false);
+    let (mut items, mut entries, mut bytes, mut gap) = (Vec::new(), 0, 0, false);
     let is_over = loop {
         for part in &mut parts {
             // As long as a partition may have more, its next event must be known before another's is the earliest.
@@ -358,7 +291,7 @@ async fn page(
                 }
             }
         }
-        if items.len() >= limit {
+        if items.len() >= limit || bytes >= PAGE_BYTES {
             break false;
         }
         let place = |event: &Event| event.entry_id.parse::<EntryId>().unwrap_or_default();
@@ -373,7 +306,9 @@ async fn page(
             place(&event)
         };
         if wanted.fits(&event) {
-            items.push(wanted.told(&event).map_err(unwritable)?);
+            let told = wanted.told(&event).map_err(unwritable)?;
+            bytes += told.get().len();
+            items.push(told);
         }
     };
     let has_more = !is_over && parts.iter().any(|part| !part.is_over || !part.ready.is_empty());
@@ -398,22 +333,20 @@ struct Seat(Api);
 impl Seat {
     fn take(api: &Api) -> Result<Self, Problem> {
         let feed = &api.0.feed;
-        if feed.stop.is_cancelled() {
+        if feed.stop().is_cancelled() {
             return Err(Problem::new("ShuttingDown", "ask another replica").retry_after(1));
         }
-        if feed.followers.fetch_add(1, Ordering::AcqRel) >= FOLLOWERS_MAX {
-            feed.followers.fetch_sub(1, Ordering::AcqRel);
+        if !feed.join() {
             let detail = format!("{FOLLOWERS_MAX} clients follow already; ask another replica, or later");
             return Err(Problem::new("TooManyStreams", detail).retry_after(10));
         }
-        feed.has_followers.notify_one();
         Ok(Self(api.clone()))
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.0.feed.followers.fetch_sub(1, Ordering::AcqRel);
+        self.0.0.feed.leave();
     }
 }
 
@@ -431,7 +364,7 @@ struct Follower {
 async fn follow(api: &Api, given: Option<Cursor>, begin: Option<EntryId>, wanted: Wanted) -> Result<Response, Problem> {
     let seat = Seat::take(api)?;
     // Before the place is known, so that nothing falls in between.
-    let news = api.0.feed.news.subscribe();
+    let news = api.0.feed.news();
     let newest: Vec<EntryId> = newest(api.store()).await?.into_iter().map(|(_, id)| id).collect();
     let mut greeting = "retry: 2000\n\n".to_owned();
     let cursor = match (given, begin) {
@@ -483,7 +416,7 @@ impl Follower {
         if let Some(greeting) = self.greeting.take() {
             return Some(greeting);
         }
-        let stop = self.seat.0.0.feed.stop.clone();
+        let stop = self.seat.0.0.feed.stop().clone();
         loop {
             self.news.mark_unchanged();
             let read = tokio::select! {
@@ -517,10 +450,18 @@ impl Follower {
     /// Reads on; what is to be said, and whether there may be more.
     async fn read(&mut self) -> Result<(String, bool), StoreError> {
         let api = self.seat.0.clone();
-        let _turn = api.0.feed.readers.acquire().await;
+        let feed = &api.0.feed;
         let (mut text, mut has_read) = (String::new(), false);
         for (number, partition) in api.store().partitions().enumerate() {
             let after = self.cursor.0[number];
+            if let Some((events, reached)) =
+                feed.behind(partition, after, FOLLOW_BATCH, |event| self.wanted.fits(event))
+            {
+                has_read |= reached > after;
+                self.say(number, events.iter().map(AsRef::as_ref), Some(reached), &mut text);
+                continue;
+            }
+            let turn = feed.turn().await;
             let part = api.store().log_part(partition, after, None, FOLLOW_BATCH).await?;
             if let Some(trimmed) = part.trimmed_to
                 && trimmed > after
@@ -530,21 +471,36 @@ impl Follower {
                 self.cursor.0[number] = trimmed;
                 text.push_str(&gap("trimmed", &requested, &self.cursor));
             }
-            for event in &part.events {
-                let Ok(place) = event.entry_id.parse() else { continue };
-                self.cursor.0[number] = max(self.cursor.0[number], place);
-                if self.wanted.fits(event)
-                    && let Ok(told) = self.wanted.told(event)
-                {
-                    message(&mut text, &self.cursor, told.get());
-                }
-            }
-            if let Some(last) = part.last {
-                has_read = true;
-                self.cursor.0[number] = max(self.cursor.0[number], last);
-            }
+            has_read |= part.last.is_some();
+            self.say(number, part.events.iter(), part.last, &mut text);
+            drop(turn);
         }
         Ok((text, has_read))
+    }
+
+    /// Says events of a partition, as far as they fit, and moves its place behind them; behind all of them is `reached`.
+    fn say<'e>(
+        &mut self,
+        number: usize,
+        events: impl Iterator<Item = &'e Event>,
+        reached: Option<EntryId>,
+        text: &mut String,
+    ) {
+        for event in events {
+            if text.len() >= FOLLOW_BYTES {
+                return;
+            }
+            let Ok(place) = event.entry_id.parse() else { continue };
+            self.cursor.0[number] = max(self.cursor.0[number], place);
+            if self.wanted.fits(event)
+                && let Ok(told) = self.wanted.told(event)
+            {
+                message(text, &self.cursor, told.get());
+            }
+        }
+        if let Some(reached) = reached {
+            self.cursor.0[number] = max(self.cursor.0[number], reached);
+        }
     }
 }
 

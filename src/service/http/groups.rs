@@ -70,11 +70,16 @@ async fn workflow(State(api): State<Api>, Id(id): Id) -> Result<Json<WorkflowDoc
     responses((status = 200, body = TaskPage, description = "A page")))]
 async fn tasks(State(api): State<Api>, Id(id): Id, mut query: Query) -> Result<Json<TaskPage>, Problem> {
     let mut wanted = TaskQuery::all(query.limit());
-    wanted.workflow = Some(workflow_id(&id)?);
+    let id = workflow_id(&id)?;
+    wanted.workflow = Some(id.clone());
     wanted.state = query.parsed("state");
     let cursor = query.text("cursor");
     query.finish()?;
     let page = request::list_tasks(api.store(), &wanted, cursor.as_deref()).await?;
+    if page.items.is_empty() && cursor.is_none() {
+        // None of it, or no such workflow.
+        group::workflow_document(api.store(), &id).await?;
+    }
     Ok(Json(page))
 }
 

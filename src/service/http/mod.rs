@@ -13,9 +13,11 @@ mod access;
 mod body;
 mod dead_letters;
 mod events;
+mod feed;
 mod frame;
 mod groups;
 mod health;
+mod listen;
 mod metrics;
 mod openapi;
 mod operate;
@@ -40,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::openapi::document as openapi;
 
 use self::access::Guard;
+use self::feed::Feed;
 use self::problem::Problem;
 use self::routes::Routes;
 use self::traffic::Traffic;
@@ -62,7 +65,7 @@ struct Inner {
     /// Who stands in the events that requests cause.
     actor: ReplicaId,
     replica: ReplicaHandle,
-    feed: events::Feed,
+    feed: Feed,
     lookout: Lookout,
     traffic: Traffic,
 }
@@ -78,7 +81,7 @@ impl Api {
             defaults,
             actor: new_actor(),
             replica,
-            feed: events::Feed::new(stop),
+            feed: Feed::new(stop),
         }))
     }
 
@@ -134,18 +137,8 @@ fn router(api: Api, config: &HttpConfig) -> Router {
 }
 
 /// Answers until `stop`.
-///
-/// # Errors
-///
-/// An I/O error of the listener.
-pub(super) async fn serve(
-    listener: TcpListener,
-    api: Api,
-    config: &HttpConfig,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
+pub(super) async fn serve(listener: TcpListener, api: Api, config: &HttpConfig, stop: CancellationToken) {
     let ringing = api.clone();
-    let answering = axum::serve(listener, router(api, config)).with_graceful_shutdown(stop.cancelled_owned());
-    let (outcome, ()) = tokio::join!(answering, ringing.0.feed.ring(ringing.store()));
-    outcome
+    let answering = listen::serve(listener, router(api, config), stop);
+    tokio::join!(answering, ringing.0.feed.ring(ringing.store()));
 }

@@ -12,6 +12,10 @@ use crate::domain::rejection::{Reason, Rejection};
 use crate::error::Error;
 use crate::store::StoreError;
 
+/// How much of a problem's words is told, and how much of the path that was asked for.
+const DETAIL_BYTES_MAX: usize = 2048;
+const INSTANCE_BYTES_MAX: usize = 1024;
+
 /// The media type of a problem.
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -175,7 +179,7 @@ impl Problem {
             kind: format!("urn:waooaw:problem:{code}"),
             title,
             status: status.as_u16(),
-            detail: detail.into(),
+            detail: bounded(detail.into(), DETAIL_BYTES_MAX),
             instance: String::new(),
             code,
             request_id: String::new(),
@@ -205,7 +209,7 @@ impl Problem {
 
     /// Names the request that met it.
     pub(super) fn of_request(mut self, path: &str, request_id: &str) -> Self {
-        path.clone_into(&mut self.instance);
+        self.instance = bounded(path.to_owned(), INSTANCE_BYTES_MAX);
         request_id.clone_into(&mut self.request_id);
         self
     }
@@ -219,6 +223,16 @@ impl Problem {
         self.cycle.clone_from(&rejection.cycle);
         self
     }
+}
+
+/// The beginning of a text that somebody else may have made long.
+fn bounded(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or_default());
+        text.push('…');
+    }
+    text
 }
 
 impl From<Rejection> for Problem {

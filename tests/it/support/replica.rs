@@ -18,7 +18,7 @@ use super::{wait_for, wait_within};
 /// How a replica is started.
 #[derive(Clone)]
 pub(crate) struct Settings {
-    redis_url: String,
+    redis_url: Option<String>,
     /// `None` leaves it to the configuration.
     workers: Option<u16>,
     profile: Option<String>,
@@ -32,7 +32,7 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn new(redis_url: &str) -> Self {
         Self {
-            redis_url: redis_url.to_owned(),
+            redis_url: Some(redis_url.to_owned()),
             workers: Some(10),
             profile: None,
             has_builtin: true,
@@ -52,6 +52,12 @@ impl Settings {
     /// As many as the configuration says.
     pub(crate) fn workers_unsaid(mut self) -> Self {
         self.workers = None;
+        self
+    }
+
+    /// Where Redis is; `None` leaves it to the configuration.
+    pub(crate) fn redis_url(mut self, url: Option<&str>) -> Self {
+        self.redis_url = url.map(str::to_owned);
         self
     }
 
@@ -131,7 +137,8 @@ impl Settings {
         }
         let workers = self.workers.map(|workers| format!("--workers={workers}"));
         let child = command
-            .args(["serve", "--redis-url", &self.redis_url])
+            .arg("serve")
+            .args(self.redis_url.as_ref().map(|url| format!("--redis-url={url}")))
             .args(self.has_builtin.then_some("--builtin"))
             .args(workers)
             .args(["--http-addr", &format!("127.0.0.1:{http_port}")])
@@ -199,6 +206,11 @@ impl ReplicaProcess {
             id.map(str::to_owned).ok_or_else(|| format!("{answer:?}"))
         })
         .await
+    }
+
+    /// Its number.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
     }
 
     /// Whether the process is there.
