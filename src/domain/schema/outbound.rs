@@ -176,8 +176,11 @@ pub fn payload(kind: EventType) -> Value {
         EventType::WorkflowCancelled => workflow("A workflow was stopped, and all its tasks are over"),
         EventType::SagaStarted => saga(
             "A saga exists",
-            &["total_steps"],
-            json!({ "total_steps": count("How many steps it has") }),
+            &["total_steps", "pivot"],
+            json!({
+                "total_steps": count("How many steps it has"),
+                "pivot": about(or_null(reference("Name")), "The step behind which there is no way back, where it has one"),
+            }),
         ),
         EventType::SagaStepStarted => step("A step began", &[], json!({})),
         EventType::SagaStepCompleted => step(
@@ -210,8 +213,10 @@ pub fn payload(kind: EventType) -> Value {
         ),
         EventType::SagaStepLateSuccess => step(
             "A step that was given up succeeded",
-            &[],
-            json!({ "dead_letter_id": text("Where it is kept, if the saga had ended") }),
+            &["has_compensation"],
+            json!({
+                "has_compensation": { "type": "boolean", "description": "Whether it can be undone" },
+                "dead_letter_id": text("Where it is kept, if the saga had ended") }),
         ),
         EventType::SagaCompleted => saga_end("All steps of a saga are done"),
         EventType::SagaCompensated => saga_end("All that a saga did is undone"),
