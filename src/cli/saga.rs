@@ -3,6 +3,7 @@
 mod lanes;
 
 use clap::Subcommand;
+use indicatif::ProgressStyle;
 
 use super::context::Context;
 use super::exit::Failure;
@@ -102,6 +103,10 @@ async fn start(context: &Context, args: &StartArgs) -> Result<(), Failure> {
     } else {
         output::spinner(String::new())
     };
+    // The time stands in the first line: the lanes fill those below.
+    if let (Some(spinner), Ok(style)) = (&spinner, ProgressStyle::with_template("{spinner} {elapsed:>3}  {msg}")) {
+        spinner.set_style(style);
+    }
     let watched = group::watch(&store, &id, group::deadline(patience), async |_| {
         if let Some(spinner) = &spinner {
             spinner.set_message(lanes::show(&saga_execution(&store, &id).await?));
@@ -179,13 +184,27 @@ fn row(saga: &SagaExecution, step: &StepExecution) -> Vec<String> {
         // It did not complete, and was undone for what it may have done.
         "in doubt"
     };
-    let error = step.error.as_ref().map_or("", |error| error.get());
+    let error = step.error.as_ref().map_or(String::new(), |error| said(error.get()));
     vec![
         step.name.clone(),
         forward.to_owned(),
         lane_back(step).to_owned(),
-        output::cut(error, 200),
+        output::cut(&error, 80),
     ]
+}
+
+/// An error in words. That a step was given up with its saga its state says.
+fn said(error: &str) -> String {
+    #[derive(serde::Deserialize)]
+    struct Error {
+        r#type: String,
+        message: String,
+    }
+    match serde_json::from_str::<Error>(error) {
+        Ok(error) if error.r#type == "cancelled" => String::new(),
+        Ok(error) => format!("{}: {}", error.r#type, error.message),
+        Err(_) => error.to_owned(),
+    }
 }
 
 /// What an operator can do now.

@@ -116,7 +116,7 @@ impl Order {
                 .compensation_retry(policy(3));
             if forward.contains("hang") || back.contains("hang") {
                 // Long enough for what does not hang, also on a busy machine.
-                step = step.timeout(Duration::from_secs(2));
+                step = step.timeout(Duration::from_secs(3));
             }
             saga = saga.add_step(step);
         }
