@@ -78,7 +78,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         };
         match outcome {
-            Ok(execution) => println!("  {} in {:?} ms", execution.state, execution.duration_ms),
+            Ok(execution) => println!(
+                "  {} in {} ms",
+                execution.state,
+                execution.duration_ms.unwrap_or_default()
+            ),
             Err(error @ Error::SagaExecution { .. }) => println!("  {error}"),
             Err(error) => return Err(error.into()),
         }
