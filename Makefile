@@ -39,9 +39,10 @@ test: lint shell unit doc redis it api-quick ## everything that continuous integ
 check: lint unit ## the quick part: format, clippy, unit tests; needs no Redis
 
 .PHONY: lint
-lint: rust-tools ## check the format; clippy on all targets, warnings denied
+lint: rust-tools ## check the format; clippy on all targets and features, warnings denied
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 
 .PHONY: shell
 shell: ## check the shell scripts
@@ -99,6 +100,11 @@ fuzz: rust ## fuzz each target for FUZZ_SECONDS (60); what fails is kept in fuzz
 	  "fuzz/target/$(FUZZ_HOST)/release/$$target" -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=5 -print_final_stats=1 \
 	    -artifact_prefix="fuzz/artifacts/$$target/" "fuzz/target/corpus/$$target" "fuzz/corpus/$$target" || exit 1; \
 	done
+
+.PHONY: traces
+traces: rust redis ## the tests of traces, in a program that is built to send them
+	$(CARGO) test --locked --features otlp --lib spans::
+	$(CARGO) test --locked --features otlp --test it traces::
 
 .PHONY: coverage
 coverage: rust redis ## line coverage of all tests, with a floor; needs cargo-llvm-cov

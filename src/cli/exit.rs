@@ -211,6 +211,7 @@ impl From<ServeError> for Failure {
             ServeError::Listen { .. }
             | ServeError::Handlers(_)
             | ServeError::Unsupported(_)
+            | ServeError::Traces(_)
             | ServeError::CaFile { .. } => Self::usage(&text),
         }
     }

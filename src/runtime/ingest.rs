@@ -22,6 +22,7 @@ use super::meters::Taken;
 use super::reference::{Command, REFERENCE_PAUSE, References, Target};
 use super::replica::Run;
 use super::request::{key_taken, unresolved, workflow_ended};
+use super::spans::{self, Ingested};
 use crate::domain::envelope::{Envelope, Refused};
 use crate::domain::id::Partition;
 use crate::domain::rejection::{Reason, Rejection};
@@ -437,6 +438,7 @@ impl Acting {
                                     run.timers.ring(partition);
                                 }
                                 self.took(Taken::Accepted, &entry.id);
+                                spans::ingested(|| Ingested::task(&task), entry_numbers(&entry.id).0);
                                 done.push(entry.id);
                             }
                             Created::Duplicate => {

@@ -46,6 +46,7 @@ pub mod saga_execution;
 pub mod sagas;
 mod slots;
 mod snapshot;
+pub mod spans;
 mod sweep;
 mod wakes;
 mod watch;

@@ -23,6 +23,7 @@ use super::handler::{HandlerResult, TaskContext, TaskError};
 use super::meters::{End, Label};
 use super::replica::Run;
 use super::slots::Verdict;
+use super::spans::{Attempt, AttemptSpan, ResultSpan};
 use crate::domain::circuit::Sign;
 use crate::domain::digest::sha256_hex;
 use crate::domain::id::{Partition, TaskId};
@@ -30,7 +31,7 @@ use crate::domain::retry::RetryPolicy;
 use crate::store::StoreError;
 use crate::store::doorbell::Doorbell;
 use crate::store::functions::{Appetite, Claimed, Outcome, Release, Settled, Settlement};
-use crate::store::record::{Flags, Record};
+use crate::store::record::{Body, Flags, Record};
 
 /// How many ended attempts one call settles at most.
 const SETTLE_BATCH: usize = 128;
@@ -57,8 +58,14 @@ pub(crate) struct Ended {
     slot: Option<u16>,
     /// How it ended; `None` when it is not the replica's to settle.
     outcome: Option<Outcome>,
-    /// Where it is counted; `None` when it did not come so far.
-    label: Option<Label>,
+    /// Where it is counted and traced; `None` when it did not come so far.
+    trail: Option<Trail>,
+}
+
+/// What is left of an attempt for its result to follow.
+struct Trail {
+    label: Label,
+    span: Option<ResultSpan>,
 }
 
 impl Run {
@@ -99,8 +106,8 @@ impl Run {
         run.slots.begin(claimed.slot);
         let attempt = async move {
             let threads = Threads::default();
-            let mut label = None;
-            let outcome = run.attempt(&claimed, &threads, &cancel, &give_up, &mut label).await;
+            let mut trail = None;
+            let outcome = run.attempt(&claimed, &threads, &cancel, &give_up, &mut trail).await;
             run.slots.end(claimed.slot, verdict(outcome.as_ref()));
             cancel.cancel();
             let token = (claimed.task_id, claimed.attempt);
@@ -113,7 +120,7 @@ impl Run {
                 attempt: claimed.attempt,
                 slot,
                 outcome,
-                label,
+                trail,
             };
             let queue = &run.ended[usize::from(claimed.task_id.partition().number())];
             if queue.send(ended).await.is_err() {
@@ -134,7 +141,7 @@ impl Run {
                 attempt,
                 slot: None,
                 outcome: Some(completed(&result)),
-                label: None,
+                trail: None,
             };
             let queue = run.ended[usize::from(task_id.partition().number())].clone();
             // Nobody is left to tell it to once the run is over.
@@ -158,7 +165,7 @@ impl Run {
         threads: &Threads,
         cancel: &CancellationToken,
         give_up: &CancellationToken,
-        label: &mut Option<Label>,
+        trail: &mut Option<Trail>,
     ) -> Option<Outcome> {
         let record = match Record::parse(claimed.task_id, &claimed.record) {
             Ok(record) => record,
@@ -186,9 +193,8 @@ impl Run {
             return Some(Outcome::Released(Release::CircuitOpen));
         }
         self.meters.started(&record);
-        let place = self.meters.label(&record);
-        *label = Some(place);
-        let mut body = record.body;
+        let label = self.meters.label(&record);
+        let (span, mut body) = self.traced(claimed, record);
         let policy = body.spec.retry.unwrap_or(RetryPolicy::STANDARD);
         // Whoever made the task may not know the handlers, as the command line does not.
         body.spec.timeout_seconds = body.spec.timeout_seconds.or(registered.defaults.timeout_seconds);
@@ -218,8 +224,7 @@ impl Run {
         // A log takes no wider number as one.
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         if elapsed > self.options.slow_task {
-            warn!(task_id = %claimed.task_id, attempt = claimed.attempt, task_name = name,
-                elapsed_ms, "slow task");
+            warn!(task_id = %claimed.task_id, attempt = claimed.attempt, task_name = name, elapsed_ms, "slow task");
         }
         let sign = finished
             .as_ref()
@@ -231,7 +236,8 @@ impl Run {
             u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)
         };
         let Some(finished) = finished else {
-            self.count_taken_away(place, elapsed);
+            self.count_taken_away(label, elapsed);
+            span.end("cancelled");
             return None;
         };
         let outcome = match finished {
@@ -239,14 +245,10 @@ impl Run {
             Ending::GivenUp => Outcome::Aborted,
             // It was told to end, and did.
             Ending::Returned(Err(_)) | Ending::Expired if give_up.is_cancelled() => Outcome::Aborted,
-            Ending::Expired => {
-                let limit = timeout.unwrap_or_default().as_secs_f64();
-                let message = format!("the attempt exceeded max execution time of {limit} s");
-                Outcome::Timeout {
-                    error: error_json(&TaskError::permanent("timeout", &message)),
-                    delay_ms: delay_ms(None),
-                }
-            }
+            Ending::Expired => Outcome::Timeout {
+                error: error_json(&expired(timeout)),
+                delay_ms: delay_ms(None),
+            },
             Ending::Returned(Ok(result)) => completed(&result),
             Ending::Returned(Err(error)) if error.is_retryable => Outcome::Failed {
                 error: error_json(&error),
@@ -256,10 +258,30 @@ impl Run {
                 error: error_json(&error),
             },
         };
-        self.count_end(place, &outcome, elapsed);
+        self.count_end(label, &outcome, elapsed);
+        *trail = Some(Trail {
+            label,
+            span: span.end(outcome_word(&outcome)),
+        });
         debug!(task_id = %claimed.task_id, attempt = claimed.attempt, task_name = name,
             elapsed_ms, outcome = outcome_word(&outcome), "attempt ended");
         Some(outcome)
+    }
+
+    /// The span of an attempt, which starts now, and what its handler is told, which goes on from there.
+    fn traced(&self, claimed: &Claimed, record: Record) -> (AttemptSpan, Body) {
+        let span = AttemptSpan::begin(|| Attempt {
+            task_id: claimed.task_id,
+            number: claimed.attempt,
+            body: &record.body,
+            priority: record.priority.as_str(),
+            worker: format!("{}/{}", self.replica, claimed.slot),
+        });
+        let mut body = record.body;
+        if let Some((parent, state)) = span.context() {
+            (body.traceparent, body.tracestate) = (Some(parent), state);
+        }
+        (span, body)
     }
 
     /// Counts an attempt that is not this replica's to settle.
@@ -318,6 +340,13 @@ impl Ending {
             Self::HandedBack | Self::GivenUp => Sign::Nothing,
         }
     }
+}
+
+/// Why an attempt that ran out of time ended.
+fn expired(timeout: Option<Duration>) -> TaskError {
+    let limit = timeout.unwrap_or_default().as_secs_f64();
+    let message = format!("the attempt exceeded max execution time of {limit} s");
+    TaskError::permanent("timeout", &message)
 }
 
 /// Ends when the attempt's time is up; never without a limit.
@@ -473,7 +502,7 @@ pub(super) async fn settle_work(run: Arc<Run>, partition: Partition, mut queue: 
         if received == 0 {
             return;
         }
-        let (settlements, labels): (Vec<Settlement>, Vec<Option<Label>>) = batch
+        let (settlements, mut trails): (Vec<Settlement>, Vec<Option<Trail>>) = batch
             .iter_mut()
             .filter_map(|ended| {
                 let outcome = ended.outcome.take()?;
@@ -482,7 +511,7 @@ pub(super) async fn settle_work(run: Arc<Run>, partition: Partition, mut queue: 
                     attempt: ended.attempt,
                     outcome,
                 };
-                Some((settlement, ended.label))
+                Some((settlement, ended.trail.take()))
             })
             .unzip();
         let freed = run
@@ -504,7 +533,7 @@ pub(super) async fn settle_work(run: Arc<Run>, partition: Partition, mut queue: 
                 Ok((words, next)) => {
                     waits.reset();
                     claimed = next;
-                    run.note_settled(&settlements, &labels, &words);
+                    run.note_settled(&settlements, &mut trails, &words);
                     break;
                 }
                 Err(error) => {
@@ -535,10 +564,13 @@ pub(super) async fn settle_work(run: Arc<Run>, partition: Partition, mut queue: 
 }
 
 impl Run {
-    fn note_settled(&self, settlements: &[Settlement], labels: &[Option<Label>], words: &[Settled]) {
-        for ((settlement, label), word) in settlements.iter().zip(labels).zip(words) {
-            if let Some(label) = label {
-                self.meters.settled(*label, &settlement.outcome, *word);
+    fn note_settled(&self, settlements: &[Settlement], trails: &mut [Option<Trail>], words: &[Settled]) {
+        for ((settlement, trail), word) in settlements.iter().zip(trails).zip(words) {
+            if let Some(Trail { label, span }) = trail.take() {
+                self.meters.settled(label, &settlement.outcome, *word);
+                if let Some(span) = span {
+                    span.end(word.as_str());
+                }
             }
             match word {
                 Settled::Ok | Settled::Duplicate => {}

@@ -7,6 +7,7 @@ pub mod asyncapi;
 pub mod config;
 mod http;
 pub mod telemetry;
+pub mod traces;
 pub mod wiring;
 
 pub use http::openapi;

@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use super::config::{Config, HandlerKind, Secret};
 use super::http;
+use super::traces::{Traces, TracesError};
 use crate::runtime::builtin::with_builtin;
 use crate::runtime::command_handler::{CommandHandler, INHERITED};
 use crate::runtime::defaults::Defaults;
@@ -47,6 +48,9 @@ pub enum ServeError {
         #[source]
         source: std::io::Error,
     },
+    /// Traces are to be sent and can not be.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// Handlers are configured that can not run.
     #[error("{0}")]
     Handlers(String),
@@ -213,6 +217,7 @@ pub async fn serve(config: &Config, own: Handlers, stop: CancellationToken) -> R
         .await
         .map_err(|source| ServeError::Listen { address, source })?;
     info!(%address, "http");
+    let traces = Traces::start(&config.telemetry)?;
     let http_stop = CancellationToken::new();
     let defaults = Defaults {
         retry: config.retry.default,
@@ -229,6 +234,9 @@ pub async fn serve(config: &Config, own: Handlers, stop: CancellationToken) -> R
     match tokio::time::timeout(Duration::from_secs(2), http).await {
         Ok(Ok(())) | Err(_) => {}
         Ok(Err(problem)) => error!(%problem, "http ended badly"),
+    }
+    if let Some(traces) = traces {
+        traces.finish().await;
     }
     Ok(outcome?)
 }

@@ -218,6 +218,20 @@ pub enum Settled {
     Missing,
 }
 
+impl Settled {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Retry => "retry",
+            Self::Duplicate => "duplicate",
+            Self::Stale => "stale",
+            Self::Missing => "missing",
+        }
+    }
+}
+
 /// What became of a cancel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cancelled {

@@ -58,6 +58,7 @@ mod shutdown;
 mod snapshots;
 mod takeover;
 mod tour;
+mod traces;
 mod worker_pool;
 mod workflow_plan;
 mod workflow_rules;

@@ -12,10 +12,11 @@ use crate::runtime::backoff::Waits;
 use crate::runtime::group::{taken, too_many_queues, unknown_names};
 use crate::runtime::inherit::inherit;
 use crate::runtime::meters::Taken;
+use crate::runtime::spans::{self, Ingested};
 use crate::store::StoreError;
 use crate::store::functions::Asker;
 use crate::store::groups::{NewGroup, Staged};
-use crate::store::inbound::Entry;
+use crate::store::inbound::{Entry, entry_numbers};
 
 impl Acting {
     /// Gives tasks without a priority that of their parent or workflow.
@@ -64,6 +65,7 @@ impl Acting {
                                 run.timers.ring(partition);
                             }
                             self.took(Taken::Accepted, &entry.id);
+                            spans::ingested(|| Ingested::group(group), entry_numbers(&entry.id).0);
                             done.push(entry.id);
                             return None;
                         }

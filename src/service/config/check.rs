@@ -203,6 +203,16 @@ impl Check<'_> {
         policy
     }
 
+    /// The address of a collector.
+    pub(super) fn collector(&mut self, path: impl Into<KeyPath>, typed: String) -> String {
+        let url = url::Url::parse(&typed).ok();
+        let is_fine = url.is_some_and(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
+        if !is_fine {
+            self.refuse(path, "expected an address like http://collector:4318");
+        }
+        typed
+    }
+
     /// A file that is there, as seen from the working directory.
     pub(super) fn file(&mut self, path: impl Into<KeyPath>, typed: &str) -> PathBuf {
         let file = self.directory.join(typed);

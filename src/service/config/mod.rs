@@ -105,6 +105,8 @@ pub struct TelemetryConfig {
     pub log_level: String,
     /// How a line looks.
     pub log_format: LogFormat,
+    /// Where traces are sent: the address of a collector, without the path.
+    pub otlp_endpoint: Option<String>,
 }
 
 /// How a line of the log looks.
@@ -198,6 +200,10 @@ impl Config {
                 log_format: check
                     .parsed("telemetry.log_format", &raw.telemetry.log_format)
                     .unwrap_or_default(),
+                otlp_endpoint: raw
+                    .telemetry
+                    .otlp_endpoint
+                    .map(|endpoint| check.collector("telemetry.otlp_endpoint", endpoint)),
             },
             queue: QueueConfig {
                 max_size: check.limit("queue.max_size", queue.max_size),

@@ -114,6 +114,7 @@ pub(super) struct RawTelemetry {
     pub(super) slow_task: String,
     pub(super) log_level: String,
     pub(super) log_format: String,
+    pub(super) otlp_endpoint: Option<String>,
 }
 
 impl Default for RawTelemetry {
@@ -122,6 +123,7 @@ impl Default for RawTelemetry {
             slow_task: "30s".into(),
             log_level: "info".into(),
             log_format: "auto".into(),
+            otlp_endpoint: None,
         }
     }
 }

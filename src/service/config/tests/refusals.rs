@@ -31,6 +31,19 @@ kind = \"builtin\"
 }
 
 #[test]
+fn traces_are_sent_to_an_address_of_http() {
+    let refused = setup()
+        .variable("WAOOAW_TELEMETRY__OTLP_ENDPOINT", "collector:4317")
+        .refused();
+
+    let line = "telemetry.otlp_endpoint";
+    assert!(
+        refused.contains(line) && refused.contains("http://collector:4318"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn all_problems_are_told_at_once() {
     let text = "
 [redis]
