@@ -336,6 +336,7 @@ impl Replica {
         if !safety::refuse_unfit(&self.store, self.options.allow_no_persistence, &stop).await? {
             return Ok(());
         }
+        let mut is_first = true;
         while !stop.is_cancelled() {
             let Some((run, queues)) = join(
                 &self.store,
@@ -347,11 +348,13 @@ impl Replica {
                     recollection: &self.recollection,
                 },
                 &stop,
+                is_first,
             )
             .await?
             else {
                 break;
             };
+            is_first = false;
             self.run_once(run, queues).await;
         }
         self.options.handlers.cleaned_up().await;
@@ -456,12 +459,14 @@ struct Shared<'a> {
     recollection: &'a Recollection,
 }
 
-/// Joins under a fresh name; `None` when stopped before Redis answered.
+/// Joins under a fresh name; `None` when stopped before Redis answered. That the user may not is told the first time, and
+/// waited out later: somebody changes rights or a password under a system that works.
 async fn join(
     store: &Store,
     options: &ReplicaOptions,
     shared: Shared<'_>,
     stop: &CancellationToken,
+    is_first: bool,
 ) -> Result<Option<(Arc<Run>, Vec<mpsc::Receiver<Ended>>)>, StoreError> {
     let Shared {
         bounds,
@@ -490,7 +495,7 @@ async fn join(
             };
             match joined {
                 Ok(()) => {}
-                Err(problem) if problem.is_retryable() => {
+                Err(problem) if problem.is_retryable() || (!is_first && problem.is_denied()) => {
                     if told.is_none_or(|told| told.elapsed() > Duration::from_secs(5)) {
                         let cause = std::error::Error::source(&problem).map(ToString::to_string);
                         warn!(problem = %problem, cause, "can not join; trying again");
@@ -569,7 +574,7 @@ impl Membership {
             meters: &Arc::new(Meters::new(&options.handlers)),
             recollection: &Recollection::default(),
         };
-        let (run, _) = join(&store, &options, shared, &stop)
+        let (run, _) = join(&store, &options, shared, &stop, true)
             .await?
             .ok_or_else(|| StoreError::NotConnected("the queue was closed".to_owned()))?;
         let mut run =

@@ -540,7 +540,7 @@ pub(super) async fn settle_work(run: Arc<Run>, partition: Partition, mut queue: 
                     // The same call again is safe, and until it gets through these attempts stay on the list of what
                     // the replica holds.
                     run.report(&error, "can not settle");
-                    if !error.is_retryable() {
+                    if !error.is_retryable() && !error.is_denied() {
                         // No waiting mends this. Whoever takes over from this replica may do better.
                         error!(replica = %run.replica, problem = %error, attempts = settlements.len(),
                             "giving up on attempts that can not be settled; joining anew");

@@ -67,6 +67,15 @@ impl StoreError {
         }
     }
 
+    /// Whether Redis does not let the user in, or not do this. At the start that is a fault to be told; later somebody changes
+    /// a password or a rule, and waiting costs nothing that runs.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        let Self::Refused(error) = self else { return false };
+        error.kind() == redis::ErrorKind::AuthenticationFailed
+            || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
+    }
+
     /// Sorts an error of the client by what it means for the caller.
     pub(super) fn from_redis(error: redis::RedisError) -> Self {
         if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_connection_refusal() {
@@ -79,6 +88,8 @@ impl StoreError {
                 "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" | "MISCONF" | "BUSY"
                 | "UNBLOCKED",
             ) => Self::Unavailable(error),
+            // Redis has no code for it. Others will close theirs.
+            _ if error.to_string().contains("max number of clients reached") => Self::Unavailable(error),
             _ => Self::Refused(error),
         }
     }

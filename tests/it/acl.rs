@@ -339,3 +339,57 @@ async fn a_replica_that_lacks_a_right_says_which_and_one_without_info_works() {
     assert!(replica.log().contains("fcall"), "{}", replica.log());
     check_all_ended(&redis).await;
 }
+
+#[tokio::test]
+async fn rights_that_go_and_come_back_under_a_replica_cost_no_task() {
+    let redis = TestRedis::start().await;
+    let settings = replicas(&redis).await;
+    let mut replica = settings.start().await;
+    let mut log = redis.log().await;
+    let sleep = json!({ "task_name": "sleep", "kwargs": { "ms": 1500 } });
+    let losses: [(&[&str], &[&str]); 2] = [
+        (&["-fcall"], &["+fcall"]),
+        // The password is changed, say, and those who know the old one are thrown out.
+        (&["off"], &["on"]),
+    ];
+
+    for (round, (taken, given)) in losses.into_iter().enumerate() {
+        redis
+            .trigger_all((0..3).map(|number| (format!("{round} {number}"), sleep.clone())))
+            .await;
+        log.until_count("task.started", 3 * (round + 1)).await;
+        let user = ["ACL", "SETUSER", "waooaw-replica"];
+        let _: String = redis.ask(&[&user, taken].concat()).await;
+        let _: u64 = redis.ask(&["CLIENT", "KILL", "USER", "waooaw-replica"]).await;
+        // They end meanwhile, and nobody may say so.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(replica.is_alive(), "{}", replica.log());
+        assert_eq!(log.count("task.completed"), 3 * round);
+        let _: String = redis.ask(&[&user, given].concat()).await;
+        log.until_count("task.completed", 3 * (round + 1)).await;
+    }
+
+    assert_eq!((log.count("task.started"), log.count("task.retry_scheduled")), (6, 0));
+    assert_eq!(replica.stop().await.code(), Some(0));
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_replica_waits_for_its_turn_where_redis_has_as_many_clients_as_it_takes() {
+    let redis = TestRedis::start().await;
+    let crowd = Client::open(redis.url()).unwrap();
+    let mut connections = Vec::new();
+    for _ in 0..8 {
+        connections.push(crowd.get_multiplexed_async_connection().await.unwrap());
+    }
+    let _: String = redis.ask(&["CONFIG", "SET", "maxclients", "9"]).await;
+
+    let mut replica = redis.replica().spawn();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(replica.is_alive(), "{}", replica.log());
+    connections.clear();
+    let _: String = redis.ask(&["CONFIG", "SET", "maxclients", "100"]).await;
+    redis.trigger("one", &json!({ "task_name": "noop" })).await;
+    redis.log().await.until_task(task_of("one"), "task.completed").await;
+    check_all_ended(&redis).await;
+}
