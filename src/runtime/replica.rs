@@ -365,7 +365,9 @@ impl Replica {
     async fn run_once(&self, run: Arc<Run>, queues: Vec<mpsc::Receiver<Ended>>) {
         info!(replica = %run.replica, workers = run.slots.size(), handlers = run.options.handlers.names().len(), "joined");
         *self.handle.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&run));
-        let beating = member::start_beating(Arc::clone(&run), self.beat_store.clone());
+        // A connection ends with the thread that it was made on, and each run has one of its own. The address was good before.
+        let beat_store = self.beat_store.beside().unwrap_or_else(|_| self.beat_store.clone());
+        let beating = member::start_beating(Arc::clone(&run), beat_store);
         if let Err(problem) = beating {
             error!(%problem, "can not start the beating thread");
             run.fenced.cancel();
