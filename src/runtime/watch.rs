@@ -115,30 +115,49 @@ async fn look_once(run: &Arc<Run>, partition: Partition, sightings: &mut Sightin
     }
     beats.remove(run.replica.as_str());
     let now = Instant::now();
+    let mut outcome = Ok(());
     for (victim, beat) in sightings.look(beats, run.beats.steady_since(now), now) {
-        let mut taken = 0;
-        loop {
-            match run
-                .store
-                .takeover(partition, run.replica, &victim, &beat, TAKEOVER_BATCH)
-                .await?
-            {
-                Takeover::Alive => break,
-                Takeover::Ok(moved, is_done) => {
-                    taken += moved;
-                    if is_done {
-                        inherit(run, &streams, &victim).await?;
-                    }
-                    if is_done || moved == 0 {
-                        break;
-                    }
+        match take_over(run, partition, &streams, &victim, &beat).await {
+            Ok(Some(tasks)) => {
+                run.meters.taken_back(tasks);
+                warn!(replica = victim, tasks, "took over from a silent replica");
+            }
+            Ok(None) => {}
+            // What can not be mended about one must not keep the tasks of the others.
+            Err(error) => outcome = outcome.and(Err(error)),
+        }
+    }
+    outcome
+}
+
+/// Takes back all that a silent replica held; answers how many tasks, or `None` when it came back or is not done with.
+async fn take_over(
+    run: &Arc<Run>,
+    partition: Partition,
+    streams: &[String; 2],
+    victim: &str,
+    beat: &str,
+) -> Result<Option<u64>, StoreError> {
+    let mut taken = 0;
+    loop {
+        match run
+            .store
+            .takeover(partition, run.replica, victim, beat, TAKEOVER_BATCH)
+            .await?
+        {
+            Takeover::Alive => return Ok(None),
+            Takeover::Ok(moved, is_done) => {
+                taken += moved;
+                if is_done {
+                    inherit(run, streams, victim).await?;
+                    return Ok(Some(taken));
+                }
+                if moved == 0 {
+                    return Ok(None);
                 }
             }
         }
-        run.meters.taken_back(taken);
-        warn!(replica = victim, tasks = taken, "took over from a silent replica");
     }
-    Ok(())
 }
 
 /// Takes over what a dead replica had read of the inbound streams and not acted upon.

@@ -158,6 +158,38 @@ impl Run {
         }
     }
 
+    /// The results of what a task depends on, however long Redis is away; else how the attempt ends before it began.
+    async fn gather(
+        &self,
+        claimed: &Claimed,
+        record: &Record,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<(String, String)>, Option<Outcome>> {
+        let mut waits = Waits::new();
+        loop {
+            let problem = match self.inputs(claimed, record).await {
+                Ok(inputs) => return Ok(inputs),
+                Err(problem) => problem,
+            };
+            self.report(&problem, "can not read what a task depends on");
+            if !problem.is_retryable() && !problem.is_denied() {
+                // Handed back it would come again at once, and for ever.
+                let message = format!("can not read what the task depends on: {problem}");
+                let policy = record.body.spec.retry.unwrap_or(RetryPolicy::STANDARD);
+                let delay = policy.delay(record.retry_count + 1, chance());
+                return Err(Some(Outcome::Failed {
+                    error: error_json(&TaskError::new(&message).with_kind("inputs_unreadable")),
+                    delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+                }));
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return Err(None),
+                () = self.hand_back.cancelled() => return Err(Some(Outcome::Released(Release::Shutdown))),
+                () = tokio::time::sleep(waits.next()) => {}
+            }
+        }
+    }
+
     /// One attempt from its arguments to its outcome.
     async fn attempt(
         &self,
@@ -175,12 +207,9 @@ impl Run {
                 });
             }
         };
-        let inputs = match self.inputs(claimed, &record).await {
+        let inputs = match self.gather(claimed, &record, cancel).await {
             Ok(inputs) => inputs,
-            Err(error) => {
-                self.report(&error, "can not read what a task depends on");
-                return Some(Outcome::Released(Release::Shutdown));
-            }
+            Err(outcome) => return outcome,
         };
         let retry = record.retry_count + 1;
         let is_step = record.flags.has(Flags::IS_STEP);

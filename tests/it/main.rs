@@ -57,6 +57,7 @@ mod sharing;
 mod shutdown;
 mod snapshots;
 mod takeover;
+mod tampering;
 mod tour;
 mod traces;
 mod worker_pool;

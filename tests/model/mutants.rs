@@ -52,8 +52,8 @@ const MUTANTS: [(&str, &str, &str); 47] = [
     ),
     (
         "a claim starts whatever an entry names",
-        "h[STATE] ~= PENDING or h[ENTRY_MS] ~= ms or h[ENTRY_SEQ] ~= seq",
-        "false",
+        "not is_its_entry or h[STATE] ~= PENDING",
+        "not h",
     ),
     (
         "a claim takes the lowest priority first",

@@ -15,11 +15,12 @@ do
 
   -- The header of a task, and its queue, name and group; nil without a record.
   sight = function(ctx, id)
-    local raw = redis.call('GETRANGE', task_key(ctx, id), 0, SIGHT_BYTES - 1)
-    if #raw < HEADER_BYTES then return nil end
+    local raw = load_front(ctx, id, SIGHT_BYTES)
+    local h = read_header(raw)
+    if not h then return nil end
     local queue, name, group = string.match(raw, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n', HEADER_BYTES + 1)
     if not queue then return nil end
-    return read_header(raw), queue, name, group
+    return h, queue, name, group
   end
 
   -- The stream in which a task has its entry.
@@ -98,7 +99,7 @@ do
     for i = 1, #fields, 2 do
       if not OWN_FIELDS[fields[i]] and string.byte(fields[i + 1]) == 49 then
         open = open + 1
-        local state = string.byte(redis.call('GETRANGE', task_key(ctx, fields[i]), 0, 0))
+        local state = string.byte(load_front(ctx, fields[i], 1))
         local is_over = state and state ~= PENDING and state ~= RUNNING
         if is_over and not (state ~= COMPLETED and has(h, WAITS_ANYWAY)) then return 'released_late', fields[i] end
       end

@@ -30,11 +30,9 @@ local function beat(keys, args)
     ids[#ids + 1] = args[i]
     held[args[i]] = tonumber(args[i + 1])
   end
-  for i, key in ipairs(task_keys(ctx, ids)) do
-    local id = ids[i]
+  for _, id in ipairs(ids) do
     -- Only the header: what is held may be large, and this is asked every two seconds.
-    local raw = redis.call('GETRANGE', key, 0, HEADER_BYTES - 1)
-    local h = #raw == HEADER_BYTES and read_header(raw)
+    local h = read_header(load_front(ctx, id, HEADER_BYTES))
     if not h or h[STATE] ~= RUNNING or h[OWNER] ~= replica or h[ATTEMPT] ~= held[id] then
       gone[#gone + 1] = id
     elseif has(h, IS_STEP) then
@@ -50,7 +48,7 @@ local function beat(keys, args)
       for _, pending in ipairs(pending_of(stream, replica, 1000)) do
         local id = task_of_entry(stream, pending[1])
         if id and not held[id] then
-          local raw = redis.call('GET', task_key(ctx, id))
+          local raw = load_record(ctx, id)
           local h = read_header(raw)
           -- What was given in a time that is yet to come is old as well: the clock went back since.
           local is_old = pending[3] >= since_ms or (h and h[STARTED] > ctx.now)
@@ -61,10 +59,14 @@ local function beat(keys, args)
               one[5] = read_inputs(ctx, id, h, group)
             end
             lost[#lost + 1] = one
+          elseif is_old and waits_in(ctx, h, pending[1]) then
+            line_up(ctx, stream, pending[1], id, raw, h)
           end
         end
       end
     end
+    retire(ctx)
+    close(ctx)
   end
   return { 'ok', gone, lost }
 end

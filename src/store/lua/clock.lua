@@ -7,47 +7,50 @@ timers are moved back with it. The latest time that was seen is kept in `meta`; 
 A clock that goes forward can not be told from a night in which nobody looked, so timers fire early then. That shortens
 a pause and breaks nothing: no owner loses a task by the clock.
 ]]
--- Smaller steps back are what keeping a clock in time looks like.
-local BACK_MIN_MS = 1000
--- How far the kept time may be behind, so that not each look writes.
-local CLOCK_GRAIN_MS = 500
+local follow_clock
+do
+  -- Smaller steps back are what keeping a clock in time looks like.
+  local BACK_MIN_MS = 1000
+  -- How far the kept time may be behind, so that not each look writes.
+  local CLOCK_GRAIN_MS = 500
 
--- How many timers one call moves.
-local SHIFT_BATCH = 1000
+  -- How many timers one call moves.
+  local SHIFT_BATCH = 1000
 
--- Moves timers, a bounded number a call, by what the clock went back; answers whether some are left to be moved. They wait in
--- `shifting` meanwhile, so that none is moved twice. Whoever takes a task out of the timers may miss it there: it comes
--- back as a timer of a task that waits no more, which is dropped when it is due.
-local function follow_clock(ctx)
-  local timers, shifting = ctx.prefix .. 'timers', ctx.prefix .. 'shifting'
-  local known = redis.call('HMGET', ctx.meta, 'clock_ms', 'shift_by_ms')
-  local seen, by = tonumber(known[1]) or 0, tonumber(known[2])
-  if not by and seen - ctx.now > BACK_MIN_MS then
-    local back = string.format('%d', seen - ctx.now)
-    redis.call('HSET', ctx.meta, 'clock_ms', string.format('%d', ctx.now))
-    redis.call('HINCRBY', ctx.meta, 'went_back_ms', back)
-    if redis.call('EXISTS', timers) == 1 then
-      redis.call('RENAME', timers, shifting)
-      redis.call('HSET', ctx.meta, 'shift_by_ms', back)
-      by = tonumber(back)
+  -- Moves timers, a bounded number a call, by what the clock went back; answers whether some are left to be moved. They wait in
+  -- `shifting` meanwhile, so that none is moved twice. Whoever takes a task out of the timers may miss it there: it comes
+  -- back as a timer of a task that waits no more, which is dropped when it is due.
+  follow_clock = function(ctx)
+    local timers, shifting = ctx.prefix .. 'timers', ctx.prefix .. 'shifting'
+    local known = redis.call('HMGET', ctx.meta, 'clock_ms', 'shift_by_ms')
+    local seen, by = tonumber(known[1]) or 0, tonumber(known[2])
+    if not by and seen - ctx.now > BACK_MIN_MS then
+      local back = string.format('%d', seen - ctx.now)
+      redis.call('HSET', ctx.meta, 'clock_ms', string.format('%d', ctx.now))
+      redis.call('HINCRBY', ctx.meta, 'went_back_ms', back)
+      if redis.call('EXISTS', timers) == 1 then
+        redis.call('RENAME', timers, shifting)
+        redis.call('HSET', ctx.meta, 'shift_by_ms', back)
+        by = tonumber(back)
+      end
+    elseif ctx.now - seen >= CLOCK_GRAIN_MS then
+      redis.call('HSET', ctx.meta, 'clock_ms', string.format('%d', ctx.now))
     end
-  elseif ctx.now - seen >= CLOCK_GRAIN_MS then
-    redis.call('HSET', ctx.meta, 'clock_ms', string.format('%d', ctx.now))
-  end
-  if not by then return false end
+    if not by then return false end
 
-  local found = redis.call('ZRANGE', shifting, 0, SHIFT_BATCH - 1, 'WITHSCORES')
-  if #found > 0 then
-    -- A timer that was set anew since counts, not the one before.
-    local moved = { 'ZADD', timers, 'NX' }
-    for i = 1, #found, 2 do
-      moved[#moved + 1] = string.format('%d', tonumber(found[i + 1]) - by)
-      moved[#moved + 1] = found[i]
+    local found = redis.call('ZRANGE', shifting, 0, SHIFT_BATCH - 1, 'WITHSCORES')
+    if #found > 0 then
+      -- A timer that was set anew since counts, not the one before.
+      local moved = { 'ZADD', timers, 'NX' }
+      for i = 1, #found, 2 do
+        moved[#moved + 1] = string.format('%d', tonumber(found[i + 1]) - by)
+        moved[#moved + 1] = found[i]
+      end
+      redis.call(unpack(moved))
+      redis.call('ZREMRANGEBYRANK', shifting, 0, #found / 2 - 1)
     end
-    redis.call(unpack(moved))
-    redis.call('ZREMRANGEBYRANK', shifting, 0, #found / 2 - 1)
+    if redis.call('EXISTS', shifting) == 1 then return true end
+    redis.call('HDEL', ctx.meta, 'shift_by_ms')
+    return false
   end
-  if redis.call('EXISTS', shifting) == 1 then return true end
-  redis.call('HDEL', ctx.meta, 'shift_by_ms')
-  return false
 end

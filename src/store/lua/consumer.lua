@@ -28,6 +28,25 @@ local function task_of_entry(stream, id)
   return entry and entry[2] and entry[2][2]
 end
 
+-- Lets a task wait at the tail of its priority whose entry is held although it does not run: a call that failed half way
+-- took it out of the line, and nobody would be given it any more.
+local function line_up(ctx, stream, entry, id, raw, h)
+  local queue = read_body(raw)
+  local ms, seq = entry_numbers(entry)
+  finish_entry(ctx, stream, ms, seq)
+  if h[PLACE] == PARKED then
+    ctx.count.parked = ctx.count.parked - 1
+    aside(ctx, queue, h[RANK], -1)
+  end
+  enqueue(ctx, id, h, queue)
+  save(ctx, task_key(ctx, id), raw, h)
+end
+
+-- Whether a task waits in this very entry.
+local function waits_in(ctx, h, entry)
+  return h and h[STATE] == PENDING and (h[PLACE] == QUEUED or h[PLACE] == PARKED) and entry_id(ctx, h) == entry
+end
+
 -- What the fields of a replica's hash begin with that tell of its open circuits; the name of the tasks follows.
 local CIRCUIT = 'circuit:'
 

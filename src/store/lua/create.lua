@@ -49,7 +49,7 @@ local function resolve(ctx, routing)
   for _, name in ipairs(routing.depends_on) do
     local id = routing.group and redis.call('HGET', ctx.prefix .. 'keys:' .. routing.group, name)
     if not id and #name == 36 then id = name end
-    local raw = id and redis.call('GET', task_key(ctx, id))
+    local raw = id and load_record(ctx, id)
     local h = read_header(raw)
     if not h then return nil, name end
     local _, _, _, _, group = read_body(raw)

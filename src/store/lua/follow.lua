@@ -53,8 +53,7 @@ do
 
   -- The dependents of a task that ended, from a place in their list on; the next place, nil after the last.
   local function release(ctx, id, cursor, budget)
-    local key = task_key(ctx, id)
-    local raw = redis.call('GET', key)
+    local raw = load_record(ctx, id)
     local parent = read_header(raw)
     if not parent or parent[STATE] == PENDING or parent[STATE] == RUNNING then return nil, 0 end
     local list = dependents_key(ctx, id)

@@ -134,9 +134,15 @@ local function retire(ctx)
     for first = 1, #ids, CHUNK do
       redis.call('XACK', stream, GROUP, unpack(ids, first, math.min(first + CHUNK - 1, #ids)))
     end
-    local oldest = redis.call('XPENDING', stream, GROUP, '-', '+', 1)[1]
+    local pending = redis.pcall('XPENDING', stream, GROUP, '-', '+', 1)
     local oldest_ms, oldest_seq = math.huge, 0
-    if oldest then oldest_ms, oldest_seq = entry_numbers(oldest[1]) end
+    if pending.err then
+      -- Somebody removed the group, and nobody knows any more what stands in front of these.
+      make_group(stream)
+      oldest_ms = -1
+    elseif pending[1] then
+      oldest_ms, oldest_seq = entry_numbers(pending[1][1])
+    end
     local last_ms, last_seq, behind = -1, 0, {}
     for i = 1, #list, 2 do
       local ms, seq = list[i], list[i + 1]

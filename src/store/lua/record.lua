@@ -28,20 +28,25 @@ local SMALL_BYTES = 2048
 
 local function task_key(ctx, id) return ctx.prefix .. 't:' .. id end
 
--- The header as an array (see the index names above), or nil when there is no record.
+-- The header as an array (see the index names above), or nil when there is no record, or something that is none: whoever
+-- writes past the functions must not make one fail half way.
 local function read_header(raw)
-  if not raw then return nil end
-  return { struct.unpack(HEADER, raw) }
+  if not raw or #raw < HEADER_BYTES then return nil end
+  local h = { struct.unpack(HEADER, raw) }
+  if h[RANK] > 3 then return nil end
+  return h
 end
 
 local function has(h, flag) return bit.band(h[FLAGS], flag) ~= 0 end
 
 local function set_flag(h, flag) h[FLAGS] = bit.bor(h[FLAGS], flag) end
 
--- queue, head, correlation_id, trace, group, step, name, where head is what the payloads of all the task's events share.
+-- queue, head, correlation_id, trace, group, step, name, where head is what the payloads of all the task's events share. A
+-- body that is none is read as that of a task without a name.
 local function read_body(raw)
   local queue, name, group, event, correlation, trace =
     string.match(raw, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n', HEADER_BYTES + 1)
+  if not queue then queue, name, group, event, correlation, trace = 'default', '', '', '', '', '' end
   local workflow, step = 'null', nil
   if group ~= '' then
     local space = string.find(group, ' ', 1, true)
@@ -87,6 +92,15 @@ local function task_keys(ctx, ids)
   local keys, prefix = {}, ctx.prefix .. 't:'
   for i = 1, #ids do keys[i] = prefix .. ids[i] end
   return keys
+end
+
+-- The record of one task; false where there is none, also where another kind of key is in its place.
+local function load_record(ctx, id) return redis.call('MGET', task_key(ctx, id))[1] end
+
+-- The first bytes of a record; none where there is no record.
+local function load_front(ctx, id, bytes)
+  local front = redis.pcall('GETRANGE', task_key(ctx, id), 0, bytes - 1)
+  return type(front) == 'string' and front or ''
 end
 
 -- The records under a list of keys, in order; false where there is none.

@@ -48,7 +48,7 @@ local function requeue_one(ctx, letter, body, max_retries, actor, reason)
   if not kept_body or not header then return { 'other', kind } end
   local kept = read_header(header)
   if has(kept, IS_STEP) or has(kept, IS_COMPENSATION) then return { 'saga' } end
-  local raw = redis.call('GET', task_key(ctx, id))
+  local raw = load_record(ctx, id)
   local found = read_header(raw)
   if found and ((found[STATE] ~= FAILED and found[STATE] ~= TIMEOUT) or found[ATTEMPT] ~= tonumber(attempt)) then
     return { 'illegal', string.char(found[STATE]) }

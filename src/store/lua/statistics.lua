@@ -17,8 +17,8 @@ local DELAYED_LOOKS = 128
 local function oldest_made(ctx, ids)
   local oldest = -1
   for _, id in ipairs(ids) do
-    local raw = redis.call('GETRANGE', task_key(ctx, id), 0, HEADER_BYTES - 1)
-    local made = #raw == HEADER_BYTES and read_header(raw)[CREATED]
+    local h = read_header(load_front(ctx, id, HEADER_BYTES))
+    local made = h and h[CREATED]
     if made and (oldest < 0 or made < oldest) then oldest = made end
   end
   return oldest

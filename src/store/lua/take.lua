@@ -81,14 +81,21 @@ end
 
 -- Delivers up to `count` entries of a stream to the caller's consumer.
 local function deliver(ctx, key, count)
-  local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, ctx.replica, 'COUNT', count, 'STREAMS', key, '>')
-  if not reply then return {} end
-  if reply.err then
+  for look = 1, 2 do
+    local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, ctx.replica, 'COUNT', count, 'STREAMS', key, '>')
+    if not reply then return {} end
+    if not reply.err then return reply[1][2] end
     -- Somebody removed the group or the stream; the repair is to make it anew.
     make_group(key)
-    return {}
   end
-  return reply[1][2]
+  return {}
+end
+
+-- Leaves an entry with the replica that runs its task: the group was removed and made anew, and hands out again what is
+-- under way. An owner that has died meanwhile is to be missed by somebody.
+local function leave_with_owner(ctx, key, entry, owner)
+  redis.call('XCLAIM', key, GROUP, owner, 0, entry, 'JUSTID')
+  redis.call('HSETNX', ctx.prefix .. 'beats', owner, 0)
 end
 
 -- When the first entry of a stream entered it, ms; nil when it is empty. No waiting entry is older.
@@ -102,15 +109,15 @@ end
 local function head_of(key)
   local groups = redis.pcall('XINFO', 'GROUPS', key)
   if groups.err then return nil end
+  -- Where somebody removed the group, all that stands there waits.
+  local from = '-'
   for _, group in ipairs(groups) do
     local fields = {}
     for i = 1, #group, 2 do fields[group[i]] = group[i + 1] end
-    if fields['name'] == GROUP then
-      local head = redis.call('XRANGE', key, '(' .. fields['last-delivered-id'], '+', 'COUNT', 1)[1]
-      return head and head[1]
-    end
+    if fields['name'] == GROUP then from = '(' .. fields['last-delivered-id'] end
   end
-  return nil
+  local head = redis.call('XRANGE', key, from, '+', 'COUNT', 1)[1]
+  return head and head[1]
 end
 
 -- When that entry entered the stream, ms.
@@ -149,11 +156,15 @@ local function start(ctx, request, entries, stream, started)
     local id, raw = ids[i], records[i]
     local h = read_header(raw)
     local ms, seq = entry_numbers(entry[1])
-    if stream.parked then ctx.count.parked = ctx.count.parked - 1 end
-    if not h or h[STATE] ~= PENDING or h[ENTRY_MS] ~= ms or h[ENTRY_SEQ] ~= seq then
+    local is_its_entry = h and h[ENTRY_MS] == ms and h[ENTRY_SEQ] == seq
+    if is_its_entry and h[STATE] == RUNNING then
+      leave_with_owner(ctx, stream.key, entry[1], h[OWNER])
+    elseif not is_its_entry or h[STATE] ~= PENDING then
       -- Not the entry that this task waits in: an outsider's, or one whose task is gone.
+      if stream.parked then ctx.count.parked = ctx.count.parked - 1 end
       finish_entry(ctx, stream.key, ms, seq)
     else
+      if stream.parked then ctx.count.parked = ctx.count.parked - 1 end
       local queue, head, correlation, trace, group, step, name = read_body(raw)
       if stream.parked then aside(ctx, queue, h[RANK], -1) end
       if ctx.count.paused > 0 and paused_queues(ctx)[queue] then
@@ -161,7 +172,7 @@ local function start(ctx, request, entries, stream, started)
         finish_entry(ctx, stream.key, ms, seq)
         enqueue(ctx, id, h, queue)
         save(ctx, keys[i], raw, h)
-      elseif not stream.parked and not can_run(ctx, request, name) then
+      elseif not stream.parked and name ~= '' and not can_run(ctx, request, name) then
         local park = park_stream(ctx, name, h[RANK])
         finish_entry(ctx, stream.key, ms, seq)
         make_group(park)

@@ -33,10 +33,12 @@ local function takeover(keys, args)
     if moved >= limit then break end
     for _, pending in ipairs(pending_of(stream, victim, limit - moved)) do
       local id = task_of_entry(stream, pending[1])
-      local raw = id and redis.call('GET', task_key(ctx, id))
+      local raw = id and load_record(ctx, id)
       local h = read_header(raw)
       if h and h[STATE] == RUNNING and h[OWNER] == victim and entry_id(ctx, h) == pending[1] then
         lose(ctx, id, raw, h, problem)
+      elseif waits_in(ctx, h, pending[1]) then
+        line_up(ctx, stream, pending[1], id, raw, h)
       else
         local ms, seq = entry_numbers(pending[1])
         finish_entry(ctx, stream, ms, seq)
