@@ -89,3 +89,23 @@ async fn a_clock_that_jumps_ahead_takes_no_work_from_anybody() {
     assert_eq!(log.count("task.started"), 6);
     check_all_ended(&redis).await;
 }
+
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_makes_no_handler_unknown() {
+    let Some((redis, clock)) = redis_with_clock().await else {
+        return;
+    };
+    let _replica = redis.replica().start().await;
+    let mut log = redis.log().await;
+
+    // As when a machine wakes up in the morning.
+    clock.shift(8 * 3600);
+    redis.trigger("after", &json!({ "task_name": "noop" })).await;
+    log.until_task(task_of("after"), "task.completed").await;
+
+    redis
+        .trigger("nobody", &json!({ "task_name": "nobody_has_this" }))
+        .await;
+    log.until_count("trigger.rejected", 1).await;
+    check_all_ended(&redis).await;
+}

@@ -353,13 +353,19 @@ impl Model {
         Reply::Done
     }
 
+    /// Whether a replica registered a name within the last hour, or one that is there has it.
+    fn is_known(&self, name: &Name, now_ms: i64) -> bool {
+        self.names.get(name).is_some_and(|seen| now_ms - seen < NAME_MEMORY_MS)
+            || (self.replicas.values()).any(|one| one.names.contains(name) || one.paused.contains(name))
+    }
+
     fn create(&mut self, turn: &mut Turn, check_names: bool, tasks: &[NewTask]) -> Vec<Word> {
         let mut words = Vec::new();
         for new in tasks {
-            let is_known = |seen: &i64| turn.now_ms - seen < NAME_MEMORY_MS;
+            let is_known = self.is_known(&new.name, turn.now_ms);
             let word = if self.tasks.contains_key(&new.id) {
                 Word::Duplicate
-            } else if check_names && !self.names.get(&new.name).is_some_and(is_known) {
+            } else if check_names && !is_known {
                 Word::Unknown
             } else if self.max_size > 0 && self.count_open() >= self.max_size {
                 // What comes after must not overtake.

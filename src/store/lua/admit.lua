@@ -7,6 +7,18 @@ local WAITING_MS = 1000
 -- Every claim looks at every queue, so their number is bounded.
 local QUEUES_MAX = 256
 
+-- Whether a replica has registered a name within the last hour. A clock that jumped, or a machine that slept, makes an hour of
+-- a moment, so those that live are asked before a name counts as unknown.
+local function is_registered(ctx, name)
+  local seen = redis.call('ZSCORE', ctx.prefix .. 'handlers', name)
+  if seen and ctx.now - seen < HANDLER_MEMORY_MS then return true end
+  for _, replica in ipairs(redis.call('HKEYS', ctx.prefix .. 'beats')) do
+    if redis.call('SISMEMBER', ctx.prefix .. 'can:' .. replica, name) == 1
+      or redis.call('HEXISTS', ctx.prefix .. 'replica:' .. replica, CIRCUIT .. name) == 1 then return true end
+  end
+  return false
+end
+
 -- How many tasks are not terminal, those included that are not told of yet.
 local function total_tasks(ctx)
   local count = ctx.count

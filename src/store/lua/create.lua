@@ -131,10 +131,7 @@ local function create(keys, args)
       routing = parse_routing(routing_text)
       routings[routing_text] = routing
       routing.has_place = has_place(ctx, routing.queue)
-      if strict and known[routing.name] == nil then
-        local seen = redis.call('ZSCORE', ctx.prefix .. 'handlers', routing.name)
-        known[routing.name] = seen and ctx.now - seen < HANDLER_MEMORY_MS or false
-      end
+      if strict and known[routing.name] == nil then known[routing.name] = is_registered(ctx, routing.name) end
     end
     if must_wait then
       words[i] = 'full'

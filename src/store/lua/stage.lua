@@ -21,8 +21,7 @@ local STAGE_ARGS = 4
 -- Whether all of a group's task names are known; else the first that is not.
 local function unknown_name(ctx, names)
   for name in string.gmatch(names, '[^,]+') do
-    local seen = redis.call('ZSCORE', ctx.prefix .. 'handlers', name)
-    if not seen or ctx.now - seen >= HANDLER_MEMORY_MS then return name end
+    if not is_registered(ctx, name) then return name end
   end
   return nil
 end
