@@ -234,5 +234,6 @@ fn run(cli: Cli) -> Result<(), Failure> {
     });
     // A blocking handler that does not end must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+    crate::service::telemetry::flush();
     outcome
 }

@@ -6,6 +6,7 @@
 pub mod asyncapi;
 pub mod config;
 mod http;
+mod log_lines;
 pub mod telemetry;
 pub mod traces;
 pub mod wiring;

@@ -4,6 +4,7 @@
 //! arrives here too. Traces for a collector are not made here.
 
 use std::io;
+use std::sync::OnceLock;
 
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
@@ -12,6 +13,10 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::config::{LogFormat, TelemetryConfig};
+use super::log_lines::LogLines;
+
+/// The way that the log of this process takes.
+static LINES: OnceLock<LogLines> = OnceLock::new();
 
 /// The log could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +31,9 @@ pub enum TelemetryError {
     /// The process has a log already.
     #[error("the log is set up already")]
     AlreadyInstalled(#[source] tracing_subscriber::util::TryInitError),
+    /// There is no thread for the log.
+    #[error("can not start writing the log")]
+    NoThread(#[source] io::Error),
 }
 
 /// Sets up the log of this process. `is_terminal` and `no_color` tell about stderr and the variable `NO_COLOR`.
@@ -33,9 +41,19 @@ pub enum TelemetryError {
 /// # Errors
 /// When the filter is not valid, or when the process has a log already.
 pub fn init(config: &TelemetryConfig, is_terminal: bool, no_color: bool) -> Result<(), TelemetryError> {
-    let subscriber = subscriber(config, is_terminal, no_color, io::stderr)?;
+    let lines = LogLines::start(io::stderr()).map_err(TelemetryError::NoThread)?;
+    let subscriber = subscriber(config, is_terminal, no_color, lines.clone())?;
     // Also makes the `log` crate's records arrive here.
-    subscriber.try_init().map_err(TelemetryError::AlreadyInstalled)
+    subscriber.try_init().map_err(TelemetryError::AlreadyInstalled)?;
+    LINES.get_or_init(|| lines);
+    Ok(())
+}
+
+/// Waits, not for long, until everything that was logged is written; for the end of the process.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush();
+    }
 }
 
 /// The log that `config` describes, written to `writer`.

@@ -34,6 +34,7 @@ mod http_security;
 mod ingest;
 mod lifecycle;
 mod limits;
+mod logs;
 mod memory;
 mod metrics;
 mod network;

@@ -310,7 +310,7 @@ pub(crate) async fn ask(
 }
 
 /// Without unsafe code there is no signal to send but by a program.
-pub(super) fn signal(name: &str, process: u32) {
+pub(crate) fn signal(name: &str, process: u32) {
     let sent = Command::new("kill")
         .args([&format!("-{name}"), &process.to_string()])
         .status()
