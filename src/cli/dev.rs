@@ -71,8 +71,16 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Result<(), Failure>
         () = all_to_end(&mut replicas) => Err(Failure::failed("all replicas ended by themselves")),
     };
     // All at once: each may take as long as its grace.
-    futures_util::future::join_all(replicas.into_iter().map(ReplicaProcess::stop)).await;
-    redis.stop().await;
+    let stopping = async {
+        futures_util::future::join_all(replicas.into_iter().map(ReplicaProcess::stop)).await;
+        redis.stop().await;
+    };
+    let outcome = tokio::select! {
+        () = stopping => outcome,
+        // Dropped, they are killed.
+        _ = terminate.recv() => Err(Failure::interrupted()),
+        _ = interrupt.recv() => Err(Failure::interrupted()),
+    };
     if is_own_folder && let Err(problem) = std::fs::remove_dir_all(&folder) {
         eprintln!("waooaw: can not remove {}: {problem}", folder.display());
     }

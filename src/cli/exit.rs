@@ -19,6 +19,9 @@ pub(super) const UNREACHABLE: u8 = 3;
 /// There is no such thing.
 pub(super) const NOT_FOUND: u8 = 4;
 
+/// Somebody asked a second time for the end, as shells count it.
+const INTERRUPTED: u8 = 130;
+
 /// Why a command did not do what was asked.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -67,6 +70,11 @@ impl Failure {
     /// Nobody reads on: the end, without a word and without blame, as `head` expects.
     pub(crate) fn closed_pipe() -> Self {
         Self::new(0, "ClosedPipe", "")
+    }
+
+    /// Somebody did not wait for an orderly end.
+    pub(crate) fn interrupted() -> Self {
+        Self::new(INTERRUPTED, "Interrupted", "")
     }
 
     /// Gives the error a name of its own, for programs.

@@ -41,14 +41,17 @@ impl ServeArgs {
 /// Runs until a signal asks it to stop and the drain is over.
 pub(crate) async fn run(context: &Context, args: ServeArgs) -> Result<(), Failure> {
     let config = context.start_service(args.flags())?;
-    let stop = CancellationToken::new();
-    tokio::spawn(stop_on_signal(stop.clone())?);
-    wiring::serve(&config, Handlers::new(), stop).await?;
-    Ok(())
+    let (stop, now) = (CancellationToken::new(), CancellationToken::new());
+    tokio::spawn(stop_on_signal(stop.clone(), now.clone())?);
+    tokio::select! {
+        outcome = wiring::serve(&config, Handlers::new(), stop) => Ok(outcome?),
+        // What runs is dropped with the runtime, and with it end the programs that it started.
+        () = now.cancelled() => Err(Failure::interrupted()),
+    }
 }
 
-/// The first SIGTERM or SIGINT asks for a drain, the second ends the process at once.
-fn stop_on_signal(stop: CancellationToken) -> Result<impl Future<Output = ()>, Failure> {
+/// The first SIGTERM or SIGINT asks for a drain, the second for the end of the process at once.
+fn stop_on_signal(stop: CancellationToken, now: CancellationToken) -> Result<impl Future<Output = ()>, Failure> {
     let listen =
         |kind| signal(kind).map_err(|problem| Failure::failed(&format!("can not listen for signals: {problem}")));
     let mut terminate = listen(SignalKind::terminate())?;
@@ -60,6 +63,6 @@ fn stop_on_signal(stop: CancellationToken) -> Result<impl Future<Output = ()>, F
         stop.cancel();
         either().await;
         warn!("asked twice; ending at once");
-        std::process::exit(130);
+        now.cancel();
     })
 }

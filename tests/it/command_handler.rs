@@ -383,6 +383,38 @@ async fn a_replica_that_stops_leaves_no_program_behind() {
 }
 
 #[tokio::test]
+async fn a_second_signal_ends_a_replica_at_once_and_its_programs_with_it() {
+    let redis = TestRedis::start().await;
+    let (_folder, file) = folder();
+    let config = script(
+        "stubborn",
+        &format!(
+            "trap '' TERM; echo $$ >> {0}; sleep 600 & echo $! >> {0}; wait",
+            file.display()
+        ),
+    );
+    let mut replica = redis.replica().config(&config).start().await;
+    redis.trigger("e", &json!({ "task_name": "stubborn" })).await;
+    let started = processes(&file, 2).await;
+
+    replica.signal("TERM");
+    wait_for("it drains", async || {
+        holds(replica.log().contains("draining"), || replica.log())
+    })
+    .await;
+    assert!(replica.is_alive());
+    replica.signal("TERM");
+    let asked = Instant::now();
+    assert_eq!(replica.ended().await.code(), Some(130));
+
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    until_gone(&started).await;
+    let _next = redis.replica().config(&script("stubborn", "echo 1")).start().await;
+    redis.log().await.until_task(task_of("e"), "task.completed").await;
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
 async fn a_replica_that_was_taken_for_dead_ends_its_programs() {
     let redis = TestRedis::start().await;
     let (_folder, file) = folder();
