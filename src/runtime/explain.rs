@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::domain::id::{Partition, TaskId};
+use crate::domain::model::LOSSES_MAX;
 use crate::domain::priority::Priority;
 use crate::domain::state::TaskState;
 use crate::error::Error;
@@ -231,8 +232,13 @@ async fn delayed(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, 
     let note = notes.last().and_then(|note| serde_json::from_str::<Value>(note).ok());
     let error = note.as_ref().map_or(Value::Null, |note| note["error"].clone());
     let message = error["message"].as_str().unwrap_or("unknown").to_owned();
+    let alone = if record.losses + 1 >= LOSSES_MAX {
+        "; another loss would be its last, so no replica runs it beside another such task"
+    } else {
+        ""
+    };
     let summary = format!(
-        "attempt {} failed ({message}); retry {} of {} is due at {due_at}, in {seconds}.{rest:03} s",
+        "attempt {} failed ({message}); retry {} of {} is due at {due_at}, in {seconds}.{rest:03} s{alone}",
         record.attempt, record.retry_count, record.max_retries
     );
     let details = json!({

@@ -247,6 +247,42 @@ async fn one_of_three_replicas_that_is_asked_to_stop_under_load_fails_and_retrie
 }
 
 #[tokio::test]
+async fn what_runs_beside_a_task_that_kills_its_replica_is_not_given_up_with_it() {
+    const BESIDE: usize = 3;
+    let redis = TestRedis::start().await;
+    // Takes back what the others leave; what it can run is not what kills.
+    let _survivor = redis.replica().without_builtin().start().await;
+    let mut log = redis.log().await;
+    let mut is_first = true;
+    loop {
+        let mut child = ChildProcess::start(&redis, "abort beside");
+        if std::mem::take(&mut is_first) {
+            child.hear("ready").await;
+            let beside = (0..BESIDE).map(|number| (format!("beside {number}"), sleep(1500)));
+            let poison = json!({ "task_name": "abort", "max_retries": 9 });
+            redis.trigger_all(beside.chain([("poison".to_owned(), poison)])).await;
+        }
+        wait_within(Duration::from_secs(60), "it dies, or has done everything", async || {
+            log.refresh().await;
+            let is_done = log.count("task.completed") == BESIDE && log.count("task.dead_lettered") == 1;
+            holds(is_done || !child.is_alive(), || log.summary())
+        })
+        .await;
+        if child.is_alive() {
+            break;
+        }
+    }
+
+    let life = log.life(task_of("poison")).join(" ");
+    assert_eq!(
+        life,
+        "created started retry_scheduled started retry_scheduled started failed dead_lettered"
+    );
+    assert_eq!(log.count("task.failed"), 1);
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
 async fn a_task_that_kills_its_replica_ends_in_the_dead_letters_and_not_the_fleet() {
     let redis = TestRedis::start().await;
     // Watches over the others; what it can run is not what kills.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Appetite, Entry, Fact, Home, LaneKey, Model, Place, Started, Task, Turn};
+use super::{Appetite, Entry, Fact, Home, LOSSES_MAX, LaneKey, Model, Place, Started, Task, Turn};
 use crate::domain::event::EventType;
 use crate::domain::id::{Name, ReplicaId};
 use crate::domain::priority::Priority;
@@ -12,6 +12,8 @@ use crate::domain::state::{TaskMove, TaskState};
 pub const RESCUE_EVERY: u64 = 8;
 /// How often one call looks at lanes whose head it may not start, for each slot, so that its work stays bounded.
 pub const LOOKS_MAX: usize = 4;
+/// How long a task waits that may not run beside what its replica runs, before somebody looks again.
+const RISKY_PAUSE_MS: i64 = 1000;
 
 /// Which lanes a call looks at. The difference shows only in entries that no task waits in: an outsider's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +149,15 @@ impl Model {
             });
             return;
         }
+        if task.losses + 1 >= LOSSES_MAX && self.runs_risky(turn.by) {
+            // It is looked at again in a while.
+            self.change(entry.task, |task| {
+                task.place = Place::Delayed {
+                    due_ms: turn.now_ms + RISKY_PAUSE_MS,
+                };
+            });
+            return;
+        }
         let slot = appetite.slots[started.len()];
         self.served += 1;
         self.lanes.entry(lane.clone()).or_default().hold(entry, turn.by);
@@ -167,6 +178,15 @@ impl Model {
             ("/started_at", Fact::Moment(turn.now_ms)),
         ];
         self.tell(turn, EventType::TaskStarted, entry.task, facts);
+    }
+
+    /// Whether a replica runs a task whose next loss would be its last.
+    fn runs_risky(&self, by: ReplicaId) -> bool {
+        self.tasks.values().any(|task| {
+            task.state == TaskState::Running
+                && task.losses + 1 >= LOSSES_MAX
+                && task.owner.is_some_and(|(owner, _)| owner == by)
+        })
     }
 
     fn can_run(&self, by: ReplicaId, appetite: &Appetite, name: &Name) -> bool {

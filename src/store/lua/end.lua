@@ -29,6 +29,9 @@ local function root_of(raw, h)
   return string.match(raw, '"root_cause_task_id":"([^"]+)"}$', HEADER_BYTES + h[BODY] + 1)
 end
 
+-- The loss in a row that is permanent: a task that kills whoever runs it must not go round for ever.
+local LOSSES_MAX = 3
+
 -- How many failed attempts of a task are remembered: the last ones.
 local NOTES_MAX = 100
 

@@ -9,6 +9,8 @@ for one with a free slot of the caller, and never one of a paused queue.
 local parse_slots, queue_names, undelivered_since, take
 do
 local RESCUE_EVERY = 8
+-- How long a task waits that may not run beside what its replica runs, before somebody looks again.
+local RISKY_PAUSE_MS = 1000
 -- How often a call looks at a stream whose head it may not start, for each slot, so that its work stays bounded.
 local LOOKS_MAX = 4
 
@@ -145,6 +147,21 @@ local function most_overdue(ctx, request)
   return found, earliest + request.max_wait_ms
 end
 
+-- Whether the caller may run a task whose next loss would be its last. It killed whoever ran it, or stood beside one that
+-- did; to tell, no replica runs two of them at once. The last one that a replica took stands in its hash.
+local function may_risk(ctx, id)
+  if ctx.risk then return false end
+  local own = ctx.prefix .. 'replica:' .. ctx.replica
+  local before = redis.call('HGET', own, 'risk')
+  if before and before ~= id then
+    local h = read_header(load_front(ctx, before, HEADER_BYTES))
+    if h and h[STATE] == RUNNING and h[OWNER] == ctx.replica then return false end
+  end
+  redis.call('HSET', own, 'risk', id)
+  ctx.risk = id
+  return true
+end
+
 -- Turns delivered entries into running tasks; what the caller can not run is parked, what is stale is dropped.
 local function start(ctx, request, entries, stream, started)
   if #entries == 0 then return end
@@ -184,6 +201,12 @@ local function start(ctx, request, entries, stream, started)
         ctx.count.parked = ctx.count.parked + 1
         save(ctx, keys[i], raw, h)
         ring(ctx, 'parked', name)
+      elseif h[LOSSES] >= LOSSES_MAX - 1 and not may_risk(ctx, id) then
+        finish_entry(ctx, stream.key, ms, seq)
+        h[PLACE] = DELAYED
+        aside(ctx, queue, h[RANK], 1)
+        redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', ctx.now + RISKY_PAUSE_MS), id)
+        save(ctx, keys[i], raw, h)
       else
         local slot = request.slots[#started + 1]
         local waiting = WAITING[h[RANK]]

@@ -10,8 +10,6 @@ ARGV    1 replica  2 victim  3 beat of the victim that the caller saw  4 limit
 Returns { 'ok', moved, done ('1' when nothing of the victim is left) } | { 'alive' } | { 'schema', found }.
         O(limit + streams).
 ]]
-local LOSSES_MAX = 3
-
 -- The attempt ends with its owner: it counts, and the task returns at once unless it is out of tries.
 local function lose(ctx, id, raw, h, problem)
   local body = { read_body(raw) }

@@ -97,7 +97,8 @@ fn say(what: &str) {
 
 /// Plays a part when it is started as one, else nothing:
 ///
-/// - `abort`: runs tasks as a replica, says `ready`; one named `abort` ends the process at once
+/// - `abort`: runs tasks as a replica, says `ready`; one named `abort` ends the process at once. `abort beside` runs others
+///   at the same time
 /// - `enqueue`: puts one task in, says `enqueued <id>`
 /// - `hold`: says `waiting`, takes one task, says `took <id> <attempt>`, and never ends it
 /// - `finish`: says `waiting`, takes one task, completes it, says `completed <id> <attempt>`
@@ -110,8 +111,11 @@ async fn child_process_entry() {
     let (Ok(part), Ok(url)) = (std::env::var(PART), std::env::var(REDIS)) else {
         return;
     };
-    if part == "abort" {
-        return run_and_abort(&url).await;
+    match part.as_str() {
+        // One alone, so that nothing shares the fate of what kills it.
+        "abort" => return run_and_abort(&url, 1).await,
+        "abort beside" => return run_and_abort(&url, 4).await,
+        _ => {}
     }
     let queue = TaskQueue::connect(TaskQueueOptions::new(&url)).await.unwrap();
     match part.as_str() {
@@ -148,15 +152,14 @@ async fn child_process_entry() {
 }
 
 /// A replica whose tasks named `abort` end its process as a crash in a handler would.
-async fn run_and_abort(url: &str) {
+async fn run_and_abort(url: &str, workers: u16) {
     let handlers = with_builtin(Handlers::new()).with_async("abort", |(): (), _| async {
         std::process::abort();
         #[allow(unreachable_code, reason = "it gives the handler its type")]
         Ok(())
     });
     let mut options = ReplicaOptions::new(handlers);
-    // One alone, so that nothing shares the fate of what kills it.
-    options.workers = 1;
+    options.workers = workers;
     let store = || Store::new(Endpoint::new(url)).unwrap();
     let replica = Replica::new(store(), store(), options, CancellationToken::new());
     let handle = replica.handle();
