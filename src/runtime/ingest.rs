@@ -148,6 +148,7 @@ pub(super) async fn act(run: Arc<Run>, source: Source, mut batches: mpsc::Receiv
         began: Instant::now(),
         held_up: Duration::ZERO,
         connection: None,
+        telling: refuse::Telling::default(),
     };
     let mut quiet_since = Instant::now();
     loop {
@@ -195,6 +196,8 @@ struct Acting {
     backlog: Vec<Entry>,
     /// The connection since before what is not acknowledged yet was acted upon.
     connection: Option<u64>,
+    /// Which refused events the log has told of.
+    telling: refuse::Telling,
 }
 
 /// What a batch asks for.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
@@ -26,16 +27,50 @@ const ORIGINAL_BYTES_MAX: usize = 1 << 20;
 /// How much of it then.
 const ORIGINAL_BYTES_CUT: usize = 64 << 10;
 
+/// Which refused events the log tells of: each, but of a flood only the first. All of them are events and most are kept.
+#[derive(Default)]
+pub(super) struct Telling {
+    since: Option<Instant>,
+    told: u32,
+    untold: u64,
+}
+
+impl Telling {
+    /// How many are told one by one within a while.
+    const TOLD_MAX: u32 = 20;
+    /// How long that is.
+    const WHILE: Duration = Duration::from_secs(10);
+
+    /// Whether one more is told of; with how many were not, since it was said last.
+    fn may_tell(&mut self, now: Instant) -> Option<u64> {
+        if self.since.is_none_or(|since| now.duration_since(since) >= Self::WHILE) {
+            self.since = Some(now);
+            self.told = 0;
+        }
+        if self.told == Self::TOLD_MAX {
+            self.untold += 1;
+            return None;
+        }
+        self.told += 1;
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
 impl Acting {
     /// Keeps what can not be accepted. Answers the entries that are done.
-    pub(super) async fn refuse(&self, refusals: Vec<(String, Refusal)>) -> Vec<String> {
+    pub(super) async fn refuse(&mut self, refusals: Vec<(String, Refusal)>) -> Vec<String> {
         let mut by_partition: BTreeMap<Partition, (Vec<String>, Vec<Refusal>)> = BTreeMap::new();
         for (entry_id, refusal) in refusals {
-            warn!(
-                event_id = refusal.event_id,
-                reason = refusal.reason.as_str(),
-                "an inbound event was refused"
-            );
+            if let Some(untold) = self.telling.may_tell(Instant::now()) {
+                if untold > 0 {
+                    warn!(events = untold, "more inbound events were refused than the log told of");
+                }
+                warn!(
+                    event_id = refusal.event_id,
+                    reason = refusal.reason.as_str(),
+                    "an inbound event was refused"
+                );
+            }
             let home = Partition::of_name(&refusal.subject, self.run.store.partition_count());
             let (entries, list) = by_partition.entry(home).or_default();
             entries.push(entry_id);
@@ -214,4 +249,21 @@ pub(super) fn refused_command(command: &Command, word: Word) -> Option<(String, 
         cut: None,
     };
     Some((command.entry_id.clone(), refusal))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_flood_of_refused_events_the_log_tells_the_first_and_how_many_more_there_were() {
+        let start = Instant::now();
+        let mut telling = Telling::default();
+
+        let told = (0..500).filter(|_| telling.may_tell(start).is_some()).count();
+
+        assert_eq!(told, 20);
+        assert_eq!(telling.may_tell(start + Telling::WHILE), Some(480));
+        assert_eq!(telling.may_tell(start + Telling::WHILE), Some(0));
+    }
 }
