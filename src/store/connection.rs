@@ -5,6 +5,7 @@
 //! knows whether to call again. [`Blocking`] is a connection of its own for reads that wait, since Redis serves
 //! nothing else on a connection that is blocked; its deadline is the wait plus a margin, so a reader can not go deaf.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use super::meters::Meters;
 use crate::domain::id::Partition;
 
 /// Where Redis is and how long to wait for it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Endpoint {
     /// `redis://`, `rediss://` or `unix://`.
@@ -52,6 +53,24 @@ impl Endpoint {
             load_functions: true,
             ca_certificate: None,
         }
+    }
+}
+
+/// With no more of the address than where it leads: before that stand names and passwords.
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = match self.url.split_once("://") {
+            Some((scheme, rest)) => match rest.rsplit_once('@') {
+                Some((_, place)) => format!("{scheme}://***@{place}"),
+                None => self.url.clone(),
+            },
+            None => "***".to_owned(),
+        };
+        f.debug_struct("Endpoint")
+            .field("url", &address)
+            .field("prefix", &self.prefix)
+            .field("partitions", &self.partitions)
+            .finish_non_exhaustive()
     }
 }
 
@@ -424,5 +443,20 @@ impl Blocking {
         }?;
         self.connection = Some(connection);
         Ok(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_is_printed_tells_no_password() {
+        let printed = |url: &str| format!("{:?}", Endpoint::new(url));
+
+        let text = printed("redis://user:p@ss@redis.internal:6379/0");
+        assert!(text.contains("redis://***@redis.internal:6379/0"), "{text}");
+        assert!(printed("redis://127.0.0.1:6379").contains("redis://127.0.0.1:6379"));
+        assert!(!printed("geheim").contains("geheim"));
     }
 }
