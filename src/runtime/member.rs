@@ -126,10 +126,12 @@ fn learn(run: &Arc<Run>, held: &[(TaskId, u32)], gone: &[TaskId], lost: Vec<Clai
             continue;
         }
         // The slot that it was given may be another's by now.
-        match run.slots.take_one() {
-            Some(slot) => claimed.slot = slot,
-            None => continue,
-        }
+        let Some(slot) = run.slots.take_one() else {
+            // Under load none may be free for long, and nobody else would run it.
+            run.hand_back_unstarted(&claimed);
+            continue;
+        };
+        claimed.slot = slot;
         info!(task_id = %claimed.task_id, attempt = claimed.attempt, "found an attempt whose assignment was lost");
         run.start(claimed);
     }

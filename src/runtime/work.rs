@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::backoff::Waits;
 use super::detached::Threads;
@@ -148,6 +148,28 @@ impl Run {
             run.runtime
                 .spawn(async move { queue.send(ended).await.unwrap_or_default() });
         }));
+    }
+
+    /// Hands back an attempt that the replica was given without knowing, and can not run.
+    pub(super) fn hand_back_unstarted(&self, claimed: &Claimed) {
+        let attempt = (claimed.task_id, claimed.attempt);
+        if self.holdings.list().contains(&attempt) {
+            // The answer was late and not lost.
+            return;
+        }
+        let ended = Ended {
+            task_id: claimed.task_id,
+            attempt: claimed.attempt,
+            slot: None,
+            trail: None,
+            outcome: Some(Outcome::Released(Release::NoWorker)),
+        };
+        let queue = &self.ended[usize::from(claimed.task_id.partition().number())];
+        if queue.try_send(ended).is_ok() {
+            info!(task_id = %claimed.task_id, attempt = claimed.attempt,
+                "handed back an attempt whose assignment was lost: no worker is free");
+        }
+        // Else the next beat meets it again.
     }
 
     /// The results of what a task depends on, by name.

@@ -167,6 +167,8 @@ pub enum Release {
     Shutdown,
     /// The circuit of its handler opened before it began.
     CircuitOpen,
+    /// It was handed out in an answer that got lost, and when the replica heard of it no worker was free.
+    NoWorker,
 }
 
 /// The error of an attempt that ended because its saga was cancelled.
@@ -198,6 +200,7 @@ impl Settlement {
             Outcome::Rejected { error } => (format!("{attempt} rejected 0"), error),
             Outcome::Released(Release::Shutdown) => (format!("{attempt} released 0"), "\"shutdown\""),
             Outcome::Released(Release::CircuitOpen) => (format!("{attempt} released 0"), "\"circuit_open\""),
+            Outcome::Released(Release::NoWorker) => (format!("{attempt} released 0"), "\"no_worker\""),
             Outcome::Aborted => (format!("{attempt} aborted 0"), ABORTED),
         }
     }

@@ -71,6 +71,32 @@ async fn a_lost_answer_of_claim_is_found_by_the_next_beat() {
 }
 
 #[tokio::test]
+async fn what_a_lost_answer_handed_to_a_replica_without_a_free_worker_runs_elsewhere() {
+    let redis = TestRedis::start().await;
+    let proxy = Proxy::start(redis.port()).await;
+    let _busy = proxy.replica().workers(1).start().await;
+    let trap = proxy.set(Trap::on("claim", Fate::LoseReply).answered_with("echo"));
+
+    let queue = redis.queue().await;
+    let lost = queue.enqueue(Task::new("echo")).await.unwrap();
+    trap.until_sprung().await;
+    let sleeping = queue
+        .enqueue(Task::new("sleep").kwargs(json!({ "ms": 20_000 })))
+        .await
+        .unwrap();
+    let mut log = redis.log().await;
+    log.until_task(sleeping, "task.started").await;
+    let _other = redis.replica().workers(1).start().await;
+    log.until_task(lost, "task.completed").await;
+
+    assert_eq!(log.life(lost).join(" "), "created started released started completed");
+    assert_eq!(log.all("task.released")[0].text("reason"), "no_worker");
+    assert_eq!(log.life(sleeping).join(" "), "created started");
+    queue.cancel_task(sleeping).await.unwrap();
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
 async fn a_lost_answer_of_settle_ends_nothing_twice() {
     let line = Line::new().await;
     let trap = line.proxy.set(Trap::on("settle", Fate::LoseReply).times(3));

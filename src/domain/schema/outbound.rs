@@ -128,7 +128,7 @@ pub fn payload(kind: EventType) -> Value {
         EventType::TaskReleased => task(
             "An attempt was handed back; no retry is used",
             &["reason"],
-            json!({ "reason": { "type": "string", "enum": ["shutdown", "circuit_open"] } }),
+            json!({ "reason": { "type": "string", "enum": ["shutdown", "circuit_open", "no_worker"] } }),
         ),
         EventType::TaskCompleted => task(
             "A task succeeded",
