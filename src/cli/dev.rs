@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::context::Context;
 use super::exit::Failure;
 use super::fleet::{FleetOptions, ReplicaProcess};
+use super::guard;
 use super::redis_server::{Persistence, RedisServer};
 
 /// What `dev` takes.
@@ -37,6 +38,9 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Result<(), Failure>
     let folder = args
         .data
         .unwrap_or_else(|| std::env::temp_dir().join(format!("waooaw-dev-{}", std::process::id())));
+    if is_own_folder {
+        guard::folder(&folder);
+    }
     let redis = RedisServer::start(&folder, Persistence::EverySecond).await?;
     let mut settings = Vec::new();
     if std::io::stderr().is_terminal() {

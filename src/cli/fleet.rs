@@ -7,6 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
 use super::exit::Failure;
+use super::guard;
 use super::redis_server::free_port;
 
 /// What the replicas have in common.
@@ -70,6 +71,7 @@ impl ReplicaProcess {
             .kill_on_drop(true)
             .spawn()
             .map_err(|problem| Failure::failed(&format!("can not start a replica: {problem}")))?;
+        guard::replica(child.id());
         if let Some(stdout) = child.stdout.take() {
             tokio::spawn(prefix(stdout, number));
         }
@@ -96,8 +98,10 @@ impl ReplicaProcess {
 
     /// Ends it as a crash would.
     pub(crate) async fn kill(&mut self) {
+        let process = self.child.id();
         // It may have ended by itself, which is as good.
         self.child.kill().await.unwrap_or_default();
+        process.iter().for_each(guard::ended);
     }
 
     /// Asks it to drain, and waits until it has.
@@ -116,6 +120,12 @@ async fn prefix(stream: impl AsyncRead + Unpin, number: u16) {
 
 /// Asks a process to end, waits for it, and ends it by force when it takes longer than `patience`.
 pub(super) async fn end(child: &mut Child, patience: Duration) {
+    let process = child.id();
+    end_unguarded(child, patience).await;
+    process.iter().for_each(guard::ended);
+}
+
+async fn end_unguarded(child: &mut Child, patience: Duration) {
     if let Some(id) = child.id() {
         // Without unsafe code there is no signal to send but by a program.
         let asked = Command::new("kill")

@@ -23,6 +23,7 @@ mod exit;
 mod fleet;
 mod functions;
 mod group;
+mod guard;
 mod health;
 mod output;
 mod queue;

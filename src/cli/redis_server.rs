@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::process::{Child, Command};
 
 use super::exit::Failure;
+use super::guard;
 use crate::store::{Endpoint, Store};
 
 /// The programs that can be the server, in the order in which they are looked for.
@@ -70,6 +71,7 @@ impl RedisServer {
                 .kill_on_drop(true)
                 .spawn()
                 .map_err(|problem| Failure::failed(&format!("can not start {}: {problem}", program.display())))?;
+            guard::server(child.id());
             let store = Store::new(Endpoint::new(&url(port)))?;
             for _ in 0..500 {
                 if store.ping().await.is_ok() {

@@ -39,6 +39,32 @@ fn two_ports() -> u16 {
 }
 
 #[tokio::test]
+async fn dev_that_is_killed_leaves_nothing_either() {
+    let port = two_ports();
+    let dev = Cli::new(&["dev", "--replicas", "2"])
+        .set("PORT", &port.to_string())
+        .spawn();
+    for port in [port, port + 1] {
+        wait_for("a replica is ready", async || {
+            let answer = get(port, "/readyz").await;
+            let is_ready = answer.as_ref().is_some_and(|(status, _)| *status == 200);
+            holds(is_ready, || format!("{port}: {answer:?}"))
+        })
+        .await;
+    }
+
+    dev.signal("KILL");
+
+    let ran = dev.ended().await;
+    assert_eq!(ran.code, None);
+    wait_for("all of it is gone", async || {
+        let left = ran.leftovers();
+        holds(left.is_empty(), || format!("{left:?}"))
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn dev_answers_on_its_ports_and_takes_everything_with_it() {
     let port = two_ports();
     let dev = Cli::new(&["dev", "--replicas", "2"])
