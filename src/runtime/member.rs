@@ -102,8 +102,10 @@ fn learn(run: &Arc<Run>, held: &[(TaskId, u32)], gone: &[TaskId], lost: Vec<Clai
     for task in gone {
         // What was settled or given anew while the beat was under way is no loss.
         let still_held = run.holdings.list();
+        // Nor is one that has ended and whose settling is under way: its token is cancelled with its end.
         if let Some(entry) = held.iter().find(|(id, _)| id == task)
             && still_held.contains(entry)
+            && !run.holdings.token(*task).is_some_and(|token| token.is_cancelled())
         {
             info!(task_id = %task, "an attempt is not this replica's any more; aborting it");
             run.holdings.abort(*task);
