@@ -117,7 +117,7 @@ deny: rust ## advisories, licences and sources of the dependencies; needs cargo-
 	$(CARGO) deny --locked check
 
 .PHONY: bench
-bench: redis build ## measure throughput, latency, memory and scale on a Redis of its own
+bench: redis build ## measure throughput, latency, memory, scale and graphs on a Redis of its own
 	$(CARGO) bench --locked
 	target/release/waooaw bench all
 

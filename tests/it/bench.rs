@@ -65,3 +65,25 @@ async fn memory_tells_what_a_task_weighs() {
         ],
     );
 }
+
+#[tokio::test]
+async fn chain_and_fan_tell_how_long_a_workflow_takes() {
+    for (shape, tasks, dependencies) in [("chain", 60, 59), ("fan", 62, 120)] {
+        let document = run(&[shape, "-n", "60", "--workers", "20", "--repeat", "2"]).await;
+        let found = &document[shape];
+        assert_eq!(
+            (&found["shape"], &found["tasks"]),
+            (&Value::from(shape), &Value::from(tasks))
+        );
+        assert_eq!(found["dependencies"], dependencies);
+        is_number(
+            found,
+            &[
+                "start_event_to_completed_ms",
+                "first_task_to_completed_ms",
+                "redis_cpu_us_per_task",
+                "function_calls_per_task",
+            ],
+        );
+    }
+}

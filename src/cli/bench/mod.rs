@@ -1,9 +1,11 @@
-//! `waooaw bench`: how fast, how quick, how heavy, how well shared, on a Redis and replicas of its own.
+//! `waooaw bench`: how fast, how quick, how heavy, how well shared, how soon through a graph, on a Redis and replicas of
+//! its own.
 //!
 //! Every run checks its own result against the log before a number of it is shown; a run with a wrong result is a
 //! failed benchmark.
 
 mod figures;
+mod graph;
 mod latency;
 mod memory;
 mod progress;
@@ -22,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::Context;
 use super::exit::Failure;
 use super::output;
+use graph::{ChainArgs, FanArgs};
 use latency::LatencyArgs;
 use memory::MemoryArgs;
 use rig::{RigOptions, with_rig};
@@ -51,6 +54,10 @@ enum What {
     Memory(MemoryArgs),
     /// Sleepers on 1, 2, 4 and 8 replicas, and a replica that joins in the middle
     Scale(ScaleArgs),
+    /// A workflow whose tasks stand one behind the other
+    Chain(ChainArgs),
+    /// A workflow of one task, many that depend on it, and one that depends on those
+    Fan(FanArgs),
     /// All of them, with their defaults
     All,
 }
@@ -102,11 +109,19 @@ pub(crate) async fn run(context: &Context, args: BenchArgs) -> Result<(), Failur
         What::Scale(args) => {
             add("scale", bench.scale(&args, is_json).await?);
         }
+        What::Chain(args) => {
+            add("chain", bench.chain(&args, is_json).await?);
+        }
+        What::Fan(args) => {
+            add("fan", bench.fan(&args, is_json).await?);
+        }
         What::All => {
             add("throughput", bench.throughput(&defaults()?, is_json).await?);
             add("latency", bench.latency(&defaults()?, is_json).await?);
             add("memory", bench.memory(&defaults()?, is_json).await?);
             add("scale", bench.scale(&defaults()?, is_json).await?);
+            add("chain", bench.chain(&defaults()?, is_json).await?);
+            add("fan", bench.fan(&defaults()?, is_json).await?);
         }
     }
     if is_json {
@@ -241,6 +256,22 @@ impl Bench<'_> {
         }
         Ok(value)
     }
+
+    async fn chain(&self, args: &ChainArgs, is_json: bool) -> Result<Value, Failure> {
+        let (found, value) = self.repeat(async || graph::chain(&self.rig, args).await).await?;
+        if !is_json {
+            found.print()?;
+        }
+        Ok(value)
+    }
+
+    async fn fan(&self, args: &FanArgs, is_json: bool) -> Result<Value, Failure> {
+        let (found, value) = self.repeat(async || graph::fan(&self.rig, args).await).await?;
+        if !is_json {
+            found.print()?;
+        }
+        Ok(value)
+    }
 }
 
 fn as_json(value: &impl Serialize) -> Result<Value, Failure> {
@@ -257,5 +288,7 @@ mod tests {
         assert_eq!(defaults::<LatencyArgs>().unwrap().rate.get(), 200);
         assert_eq!(defaults::<MemoryArgs>().unwrap().tasks, 20_000);
         assert_eq!(defaults::<ScaleArgs>().unwrap().replicas, 8);
+        assert_eq!(defaults::<ChainArgs>().unwrap().length, 1000);
+        assert_eq!(defaults::<FanArgs>().unwrap().width, 1000);
     }
 }

@@ -262,7 +262,7 @@ impl Rig {
     }
 
     /// Looks until something is done; gives up when nothing moves any more.
-    async fn until(
+    pub(super) async fn until(
         &self,
         step: &'static str,
         total: u64,

@@ -46,9 +46,14 @@ impl Seen {
 pub(super) struct Span(Option<(u64, u64)>);
 
 impl Span {
-    fn add(&mut self, moment: u64) {
+    pub(super) fn add(&mut self, moment: u64) {
         let (first, last) = self.0.unwrap_or((moment, moment));
         self.0 = Some((first.min(moment), last.max(moment)));
+    }
+
+    /// Whether there is no moment.
+    pub(super) const fn is_empty(self) -> bool {
+        self.0.is_none()
     }
 
     /// The time from the first moment here to the last one of `end`.
@@ -82,17 +87,9 @@ pub(super) struct Tally {
 impl Tally {
     /// Reads the log from its first entry to its last.
     pub(super) async fn read(store: &Store) -> Result<Self, Failure> {
-        const PAGE: usize = 1000;
         let mut tally = Self::default();
-        let mut after = "0".to_owned();
-        loop {
-            let page = store.events_after(Partition::default(), &after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(tally) };
-            after.clone_from(&last.entry_id);
-            for event in &page {
-                tally.add(event);
-            }
-        }
+        each_event(store, |event| tally.add(event)).await?;
+        Ok(tally)
     }
 
     fn add(&mut self, event: &Event) {
@@ -197,6 +194,18 @@ impl Tally {
     }
 }
 
+/// Shows every event of the log, from the first to the last.
+pub(super) async fn each_event(store: &Store, mut show: impl FnMut(&Event)) -> Result<(), Failure> {
+    const PAGE: usize = 1000;
+    let mut after = "0".to_owned();
+    loop {
+        let page = store.events_after(Partition::default(), &after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after.clone_from(&last.entry_id);
+        page.iter().for_each(&mut show);
+    }
+}
+
 /// The statistics over everyone; all nought before the first replica has joined.
 pub(super) async fn statistics(store: &Store) -> Result<StatisticsDocument, Failure> {
     let mut partitions = Vec::new();
@@ -211,7 +220,7 @@ pub(super) async fn statistics(store: &Store) -> Result<StatisticsDocument, Fail
 }
 
 /// The moment of an entry id, `<ms>-<number>`; 0 for anything else.
-fn moment(entry_id: &str) -> u64 {
+pub(super) fn moment(entry_id: &str) -> u64 {
     entry_id
         .split_once('-')
         .and_then(|(ms, _)| ms.parse().ok())

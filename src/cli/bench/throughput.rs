@@ -72,21 +72,21 @@ pub(super) struct Throughput {
 }
 
 /// A step's cost while it is measured.
-struct Meter {
+pub(super) struct Meter {
     cpu_us: f64,
     calls: BTreeMap<String, u64>,
     replica_us: Option<f64>,
 }
 
 /// What a step cost.
-struct Cost {
-    cpu_us: f64,
-    calls: BTreeMap<String, u64>,
-    replica_us: Option<f64>,
+pub(super) struct Cost {
+    pub(super) cpu_us: f64,
+    pub(super) calls: BTreeMap<String, u64>,
+    pub(super) replica_us: Option<f64>,
 }
 
 impl Meter {
-    async fn start(store: &Store, replica_us: Option<f64>) -> Result<Self, Failure> {
+    pub(super) async fn start(store: &Store, replica_us: Option<f64>) -> Result<Self, Failure> {
         Ok(Self {
             calls: store.command_calls().await?,
             cpu_us: store.server_cpu_us().await?,
@@ -94,7 +94,7 @@ impl Meter {
         })
     }
 
-    async fn end(self, store: &Store, replica_us: Option<f64>) -> Result<Cost, Failure> {
+    pub(super) async fn end(self, store: &Store, replica_us: Option<f64>) -> Result<Cost, Failure> {
         let cpu_us = store.server_cpu_us().await? - self.cpu_us;
         let mut calls = store.command_calls().await?;
         for (command, count) in &mut calls {
