@@ -45,6 +45,8 @@ pub struct Overview {
     pub inbound: [(&'static str, InboundStatus); 2],
     /// Replicas with workers.
     pub replicas: u64,
+    /// Bytes that Redis uses, and how many it may (0 for no limit); `None` where the user may not ask.
+    pub memory: Option<(u64, u64)>,
 }
 
 impl Overview {
@@ -113,6 +115,7 @@ pub async fn look(store: &Store) -> Result<Overview, Error> {
         ready_oldest_seconds: Priority::ALL.map(oldest),
         inbound: inbound.map(|(name, status, _)| (name, status)),
         replicas: partitions.first().map_or(0, replicas),
+        memory: store.memory().await?,
         statistics: StatisticsDocument::sum(&partitions),
     })
 }

@@ -263,6 +263,20 @@ impl Store {
         })
     }
 
+    /// Bytes in use, and how many there may be (0 for no limit); `None` where the user may not ask.
+    pub(crate) async fn memory(&self) -> Result<Option<(u64, u64)>, StoreError> {
+        let info = match self.send(redis::cmd("INFO").arg("memory")).await {
+            Ok(info) => string(info).unwrap_or_default(),
+            Err(StoreError::Refused(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let number = |name: &str| {
+            let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+            lines.find(|(found, _)| *found == name)?.1.trim().parse().ok()
+        };
+        Ok(number("used_memory").zip(number("maxmemory")))
+    }
+
     /// When snapshots are made; `None` where the user may not ask.
     async fn save_points(&self) -> Result<Option<String>, StoreError> {
         let mut command = redis::cmd("CONFIG");

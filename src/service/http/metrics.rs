@@ -78,7 +78,7 @@ const fn histogram(name: &'static str, labels: &'static [&'static str], help: &'
 
 /// Every metric. The first block is about the deployment and the same on every replica; the second about the replica that
 /// is asked.
-const METRICS: [Metric; 42] = [
+const METRICS: [Metric; 44] = [
     gauge(
         "waooaw_redis_up",
         &[],
@@ -132,6 +132,16 @@ const METRICS: [Metric; 42] = [
     ),
     gauge("waooaw_dead_letters", &[], "Dead letters that are kept"),
     gauge("waooaw_replicas", &[], "Replicas with workers"),
+    gauge(
+        "waooaw_redis_memory_used_bytes",
+        &[],
+        "What Redis uses; left out where its user may not ask",
+    ),
+    gauge(
+        "waooaw_redis_memory_max_bytes",
+        &[],
+        "What Redis may use; 0 is no limit",
+    ),
     gauge("waooaw_build_info", &["version"], "1; which version runs"),
     gauge(
         "waooaw_ready",
@@ -345,6 +355,10 @@ impl Page {
         }
         self.whole("waooaw_dead_letters", [], statistics.dead_letter_count);
         self.whole("waooaw_replicas", [], overview.replicas);
+        if let Some((used, max)) = overview.memory {
+            self.whole("waooaw_redis_memory_used_bytes", [], used);
+            self.whole("waooaw_redis_memory_max_bytes", [], max);
+        }
     }
 
     /// What concerns the replica right now.
