@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO ?= cargo
 COVERAGE_PERCENT_MIN ?= 85
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-SCRIPTS := $(wildcard scripts/*.sh)
+SCRIPTS := $(wildcard scripts/*.sh deploy/*.sh)
 
 .DEFAULT_GOAL := help
 # Cargo builds in parallel by itself and holds a lock while it does.
@@ -14,7 +14,7 @@ SCRIPTS := $(wildcard scripts/*.sh)
 
 .PHONY: help
 help: ## show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 ## To see it work
 
@@ -33,7 +33,7 @@ redis: ## print the path of a redis-server (7 or newer), installing one if there
 ## To know that it is right
 
 .PHONY: test
-test: lint shell unit doc redis it api-quick ## everything that continuous integration runs
+test: lint shell unit doc redis deploy-tools it api-quick ## everything that continuous integration runs
 
 .PHONY: check
 check: lint unit ## the quick part: format, clippy, unit tests; needs no Redis
@@ -63,6 +63,14 @@ doc: rust ## examples in the documentation; build it, warnings denied
 .PHONY: it
 it: rust redis ## integration tests, on redis-server processes that they start
 	$(CARGO) test --locked --test '*'
+
+.PHONY: deploy-tools
+deploy-tools: ## print the folder of the programs that check deploy/, getting those that are missing; installs nothing
+	@sh scripts/get-deploy-tools.sh
+
+.PHONY: deploy-test
+deploy-test: rust redis deploy-tools ## check deploy/: manifests, compose file, alert rules, dashboard
+	$(CARGO) test --locked --test it deploy::
 
 BUILT = $(or $(CARGO_TARGET_DIR),target)
 API_EXAMPLES ?= 100

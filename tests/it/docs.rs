@@ -139,6 +139,26 @@ async fn every_line_of_the_readme_for_a_shell_has_the_effect_that_it_states() {
 }
 
 #[tokio::test]
+async fn every_command_of_the_runbook_for_a_shell_runs() {
+    let redis = TestRedis::start_durable().await;
+    let _replica = redis.replica().start().await;
+    let runbook = include_str!("../../docs/operations.md");
+    let blocks = runbook.split("\n```sh\n").skip(1);
+    let lines = blocks.flat_map(|block| block.split("\n```").next().unwrap().lines());
+    let mut ran = 0;
+
+    for line in lines {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[0], "waooaw", "say here what is to be seen of it: {line}");
+        Cli::on(&redis, &words[1..]).run().await.expect(0);
+        ran += 1;
+    }
+
+    assert!(ran > 3, "{ran}");
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
 async fn every_command_that_the_readme_names_exists() {
     let is_name = |word: &&str| !word.is_empty() && word.chars().all(|letter| letter.is_ascii_lowercase());
     let mut named = BTreeSet::new();

@@ -21,6 +21,7 @@ mod clock;
 mod command_handler;
 mod crash;
 mod dead_letters;
+mod deploy;
 mod detached;
 mod dlq;
 mod docs;

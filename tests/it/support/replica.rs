@@ -86,6 +86,13 @@ impl Settings {
         self
     }
 
+    /// As files and variables say, and nothing beside but where it listens.
+    pub(crate) fn by_configuration_alone(mut self) -> Self {
+        self.workers = None;
+        self.has_builtin = false;
+        self
+    }
+
     /// A setting by its environment variable.
     pub(crate) fn set(mut self, name: &str, value: &str) -> Self {
         self.environment.insert(name.to_owned(), value.to_owned());
