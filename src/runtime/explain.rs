@@ -12,7 +12,7 @@ use crate::domain::priority::Priority;
 use crate::domain::state::TaskState;
 use crate::error::Error;
 use crate::store::document::timestamp;
-use crate::store::record::Record;
+use crate::store::record::{Flags, Owner, Record};
 use crate::store::{Store, StoreError};
 
 /// How many entries ahead are counted one by one; beyond it the number is a lower bound.
@@ -47,6 +47,8 @@ pub enum Why {
     Running,
     /// It runs for a replica that has fallen silent and will be taken back.
     OwnerSilent,
+    /// It waits in the inbox of its agent, which has not read it.
+    Unread,
     /// It ended.
     Ended,
 }
@@ -130,6 +132,9 @@ async fn pending(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, 
             .map_or_else(String::new, |actor| format!(" by {actor}"));
         let summary = format!("its queue `{queue}` is paused{by}");
         return Ok((Why::QueuePaused, summary, json!({ "queue": queue, "pause": pause })));
+    }
+    if record.flags.has(Flags::FOR_AGENT) {
+        return for_agent(store, record).await;
     }
     let fleet = fleet(store, partition, now_ms).await?;
     let living: Vec<&Member> = fleet.living(now_ms).collect();
@@ -252,8 +257,66 @@ async fn delayed(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, 
     Ok((Why::RetryWait, summary, details))
 }
 
+/// One that waits to be handed over to its agent; nothing but a limit keeps it.
+async fn for_agent(store: &Store, record: &Record) -> Result<Answer, StoreError> {
+    let agent = record.body.agent.as_ref().map_or("", |agent| agent.id.as_str());
+    let statistics = store.statistics(record.id.partition()).await?;
+    let counter = |name: &str| {
+        let found = statistics.counters.iter().find(|(known, _)| known == name);
+        found.map_or(0, |(_, value)| *value)
+    };
+    let (running, max_running) = (counter("running"), counter("max_running"));
+    let details = json!({ "agent_id": agent, "running": running, "max_running": max_running });
+    if max_running > 0 && running >= max_running {
+        let summary =
+            format!("{running} tasks run, and `queue.max_running` is {max_running}; then agent `{agent}` gets it");
+        return Ok((Why::LimitReached, summary, details));
+    }
+    let summary = format!("the next call hands it over to agent `{agent}`");
+    Ok((Why::Next, summary, details))
+}
+
+/// One that an agent holds.
+async fn held_by_agent(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, StoreError> {
+    let side = store.agent_side(record.id).await?;
+    let started_ms = record.started_ms.unwrap_or(now_ms);
+    let since = timestamp(started_ms);
+    let is_read = match &side.inbox {
+        Some(entry) => store.has_read(record.id.partition(), &side.agent, entry).await?,
+        None => true,
+    };
+    let details = json!({
+        "worker_id": format!("agent:{}", side.agent),
+        "agent_id": side.agent,
+        "attempt": record.attempt,
+        "started_at": since,
+        "running_ms": (now_ms - started_ms).max(0),
+        "timeout_seconds": record.body.spec.timeout_seconds,
+        "is_read": is_read,
+        "last_heartbeat_at": side.beat_ms.map(timestamp),
+        "heartbeat_timeout_ms": side.silence_ms,
+        "progress": side.progress,
+    });
+    if is_read {
+        let summary = format!(
+            "agent `{}` has it since {since}, attempt {}",
+            side.agent, record.attempt
+        );
+        return Ok((Why::Running, summary, details));
+    }
+    let summary = format!(
+        "it waits in the inbox of agent `{}` since {since}; no process of the agent has read it",
+        side.agent
+    );
+    Ok((Why::Unread, summary, details))
+}
+
 async fn running(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, StoreError> {
-    let (replica, slot) = record.owner.clone().unwrap_or_default();
+    let (replica, slot) = match record.owner.clone() {
+        Some(Owner::Agent) => return held_by_agent(store, record, now_ms).await,
+        Some(Owner::Worker(replica, slot)) => (replica, slot),
+        None => (String::new(), 0),
+    };
     let fleet = fleet(store, record.id.partition(), now_ms).await?;
     let owner = fleet.replicas.iter().find(|member| member.id == replica);
     let started_ms = record.started_ms.unwrap_or(now_ms);

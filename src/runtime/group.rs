@@ -185,7 +185,9 @@ impl Defaults {
             }
             if let Some(compensation) = step.compensation {
                 let undo_id = derive(&format!("{}/undo", step.name));
-                more_names.push(compensation.task_name.clone());
+                if compensation.agent_id.is_none() {
+                    more_names.push(compensation.task_name.clone());
+                }
                 let undo = task(compensation, undo_id, &step.name);
                 field('k', undo.undo_recipe());
                 steps.push((format!("c{undo_id}"), number.to_string()));

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::defaults::HandlerDefaults;
 use super::detached::{Threads, run_blocking};
-use crate::domain::id::TaskId;
+use crate::domain::id::{Name, TaskId};
 use crate::store::functions::Claimed;
 use crate::store::inspect::inputs_json;
 use crate::store::record::Body;
@@ -258,6 +258,16 @@ pub(crate) struct Registered {
 #[derive(Clone, Default)]
 pub struct Handlers {
     by_name: BTreeMap<String, Registered>,
+    /// What agents carry out.
+    by_agents: BTreeMap<String, Assigned>,
+}
+
+/// An agent that carries out the tasks of a name.
+#[derive(Clone)]
+struct Assigned {
+    agent: Name,
+    heartbeat_timeout: Duration,
+    defaults: HandlerDefaults,
 }
 
 impl Handlers {
@@ -274,7 +284,22 @@ impl Handlers {
             handler: Arc::new(handler),
             defaults: HandlerDefaults::default(),
         };
+        self.by_agents.remove(name);
         self.by_name.insert(name.to_owned(), registered);
+        self
+    }
+
+    /// Lets an agent carry out the tasks of a name: a program outside, which gets them through its inbox and may be silent for
+    /// `heartbeat_timeout`.
+    #[must_use]
+    pub fn with_agent(mut self, name: &str, agent: Name, heartbeat_timeout: Duration) -> Self {
+        let assigned = Assigned {
+            agent,
+            heartbeat_timeout,
+            defaults: HandlerDefaults::default(),
+        };
+        self.by_name.remove(name);
+        self.by_agents.insert(name.to_owned(), assigned);
         self
     }
 
@@ -340,6 +365,7 @@ impl Handlers {
     #[must_use]
     pub fn merge(mut self, other: Self) -> Self {
         self.by_name.extend(other.by_name);
+        self.by_agents.extend(other.by_agents);
         self
     }
 
@@ -349,6 +375,7 @@ impl Handlers {
         let registered = self.by_name.get(name)?.clone();
         Some(Self {
             by_name: BTreeMap::from([(name.to_owned(), registered)]),
+            by_agents: BTreeMap::new(),
         })
     }
 
@@ -357,8 +384,33 @@ impl Handlers {
     pub fn with_defaults(mut self, name: &str, defaults: HandlerDefaults) -> Self {
         if let Some(registered) = self.by_name.get_mut(name) {
             registered.defaults = defaults;
+        } else if let Some(assigned) = self.by_agents.get_mut(name) {
+            assigned.defaults = defaults;
         }
         self
+    }
+
+    /// What a replica says of the names that agents carry out tasks of: name, agent, and how long one may be silent and take, in
+    /// milliseconds.
+    pub(crate) fn assignments(&self) -> Vec<String> {
+        let assignments = self.by_agents.iter();
+        assignments
+            .map(|(name, assigned)| {
+                let timeout = Duration::from_secs_f64(assigned.defaults.timeout_seconds.unwrap_or_default());
+                format!(
+                    "{name} {} {} {}",
+                    assigned.agent,
+                    assigned.heartbeat_timeout.as_millis(),
+                    timeout.as_millis()
+                )
+            })
+            .collect()
+    }
+
+    /// Whether nothing can be carried out.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty() && self.by_agents.is_empty()
     }
 
     /// The names, sorted.
@@ -385,9 +437,10 @@ impl Handlers {
     }
 
     pub(crate) fn defaults(&self) -> BTreeMap<String, HandlerDefaults> {
-        self.by_name
-            .iter()
-            .map(|(name, registered)| (name.clone(), registered.defaults.clone()))
+        let own = self.by_name.iter().map(|(name, known)| (name, &known.defaults));
+        let agents = self.by_agents.iter().map(|(name, known)| (name, &known.defaults));
+        own.chain(agents)
+            .map(|(name, defaults)| (name.clone(), defaults.clone()))
             .collect()
     }
 }

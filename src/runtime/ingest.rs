@@ -379,6 +379,7 @@ impl Acting {
             correlation_id: correlation(&envelope).to_owned(),
             target,
             entry_id: entry.id.clone(),
+            source_agent: envelope.source_agent.to_string(),
         });
     }
 

@@ -7,6 +7,7 @@
 //!
 //! [`queue::TaskQueue`] and [`bus::EventBus`] offer the same to programs that link the library.
 
+pub mod agents;
 pub mod audit;
 mod autoscale;
 pub mod backoff;

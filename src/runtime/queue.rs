@@ -27,6 +27,7 @@ use crate::store::document::{StatisticsDocument, TaskDocument, Ties};
 use crate::store::doorbell::Doorbell;
 use crate::store::functions::{Appetite, Asker, Claimed, Outcome, Settled, Settlement};
 use crate::store::operate::Limits;
+use crate::store::record::Flags;
 use crate::store::{Endpoint, Store, StoreError};
 
 /// A task to be put into a queue.
@@ -530,11 +531,20 @@ impl TaskQueue {
         let store = &self.inner.store;
         let ids = store.workflow_tasks(&name).await?;
         let records = store.tasks(&ids).await?;
-        Ok(records
-            .into_iter()
-            .flatten()
-            .map(|record| TaskDocument::new(record, None, &[], Ties::default()))
-            .collect())
+        let mut documents = Vec::with_capacity(records.len());
+        for record in records.into_iter().flatten() {
+            let agent = if record.flags.has(Flags::BY_AGENT) {
+                Some(store.agent_side(record.id).await?)
+            } else {
+                None
+            };
+            let ties = Ties {
+                agent,
+                ..Ties::default()
+            };
+            documents.push(TaskDocument::new(record, None, &[], ties));
+        }
+        Ok(documents)
     }
 
     /// The statistics over everyone.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::agents;
 use super::backoff::Waits;
 use super::replica::Run;
 use crate::domain::id::{Partition, TaskId};
@@ -16,6 +17,7 @@ use crate::domain::trigger::{
     WORKFLOW_STOP, WorkflowStop,
 };
 use crate::store::StoreError;
+use crate::store::agents::{Answer, Answered, Said};
 use crate::store::cancels::{About, Cancel};
 use crate::store::functions::Cancelled;
 use crate::store::groups::{GroupKind, Stopped};
@@ -24,6 +26,8 @@ use crate::store::groups::{GroupKind, Stopped};
 pub(super) const REFERENCE_PAUSE: Duration = Duration::from_millis(250);
 /// How many commands one round trip carries out.
 const CANCEL_BATCH: usize = 128;
+/// How many answers of agents one call takes; a result may be large.
+const ANSWER_BATCH: usize = 16;
 /// How many waiting commands one round trip looks up.
 const LOOK_BATCH: usize = 1000;
 /// How many may wait; beyond it the oldest have waited long enough.
@@ -97,8 +101,10 @@ pub(super) enum Word {
     Missing,
     /// The saga is behind its pivot.
     Passed,
-    /// The attempt is not the agent's, or not any more.
+    /// The attempt is no agent's, or not the current one.
     Stale,
+    /// The attempt is another agent's.
+    Other,
 }
 
 impl From<Cancelled> for Word {
@@ -107,6 +113,18 @@ impl From<Cancelled> for Word {
             Cancelled::Ok => Self::Ok,
             Cancelled::Terminal => Self::Terminal,
             Cancelled::Missing => Self::Missing,
+        }
+    }
+}
+
+impl From<Answered> for Word {
+    fn from(word: Answered) -> Self {
+        match word {
+            Answered::Ok | Answered::Retry | Answered::Duplicate | Answered::Early => Self::Ok,
+            Answered::Stale => Self::Stale,
+            Answered::Other => Self::Other,
+            Answered::Terminal => Self::Terminal,
+            Answered::Missing => Self::Missing,
         }
     }
 }
@@ -126,6 +144,8 @@ impl From<Stopped> for Word {
 pub(super) struct Command {
     pub(super) since: Instant,
     pub(super) entry_id: String,
+    /// Who asks, as the envelope says.
+    pub(super) source_agent: String,
     pub(super) event_id: String,
     pub(super) correlation_id: String,
     pub(super) target: Target,
@@ -247,15 +267,56 @@ async fn carry_out_all(run: &Run, commands: Vec<Command>) -> Option<Vec<(Command
 }
 
 /// What agents say of their attempts.
-async fn answer_all(run: &Run, answers: Vec<Command>) -> Option<Vec<(Command, Word)>> {
-    if answers.is_empty() {
-        return Some(Vec::new());
+async fn answer_all(run: &Run, commands: Vec<Command>) -> Option<Vec<(Command, Word)>> {
+    let partitions = run.store.partition_count();
+    let mut by_partition: BTreeMap<Partition, Vec<(Command, Answer)>> = BTreeMap::new();
+    let mut ended = Vec::new();
+    for command in commands {
+        let (task_id, attempt, said) = match &command.target {
+            Target::Result(result) => {
+                let outcome =
+                    until_done(run, "can not look for a task", || agents::outcome(&run.store, result)).await?;
+                (result.task_id, result.attempt, Said::Ended(outcome))
+            }
+            Target::Heartbeat(beat) => {
+                let progress = beat.progress.as_ref().map(|progress| progress.get().to_owned());
+                (beat.task_id, beat.attempt, Said::Beat(progress))
+            }
+            Target::Cancel(_) | Target::Workflow(_) | Target::Saga(_) => continue,
+        };
+        if task_id.partition().number() >= partitions {
+            ended.push((command, Word::Missing));
+            continue;
+        }
+        let answer = Answer {
+            task_id,
+            attempt,
+            who: Some(command.source_agent.clone()),
+            event_id: Some(command.event_id.clone()),
+            entry_id: Some(command.entry_id.clone()),
+            said,
+        };
+        by_partition
+            .entry(task_id.partition())
+            .or_default()
+            .push((command, answer));
     }
-    let about: Vec<About<'_>> = answers.iter().map(|command| command.target.about()).collect();
-    let known = until_done(run, "can not look for tasks", || run.store.are_known(&about)).await?;
-    // No task is handed to an agent, so no attempt is one's.
-    let word = |is_known| if is_known { Word::Stale } else { Word::Missing };
-    Some(answers.into_iter().zip(known.into_iter().map(word)).collect())
+    for (partition, mut rest) in by_partition {
+        while !rest.is_empty() {
+            let later = rest.split_off(rest.len().min(ANSWER_BATCH));
+            let (commands, answers): (Vec<Command>, Vec<Answer>) =
+                std::mem::replace(&mut rest, later).into_iter().unzip();
+            let words = until_done(run, "can not take what agents say", || {
+                run.store.answer(partition, run.replica, &answers)
+            })
+            .await?;
+            if words.contains(&Answered::Retry) {
+                run.timers.ring(partition);
+            }
+            ended.extend(commands.into_iter().zip(words.into_iter().map(Word::from)));
+        }
+    }
+    Some(ended)
 }
 
 /// Cancels tasks, as many at a time as there may be.

@@ -477,7 +477,8 @@ async fn join(
         recollection,
     } = shared;
     let replica = ReplicaId::from_random(uuid::Uuid::new_v4().as_u64_pair().1);
-    let names = options.handlers.names();
+    let mut names = options.handlers.names();
+    names.extend(options.handlers.assignments());
     let started_at = jiff::Timestamp::now().to_string();
     let joining = Joining {
         max_size: options.max_size,

@@ -101,7 +101,12 @@ pub async fn publish_command(store: &Store, envelope: &Envelope<'_>) -> Result<(
     Ok(())
 }
 
-fn read(event_type: &str, source_agent: &str, event_id: &str, payload: &str) -> Result<Inbound, Error> {
+/// Reads a payload by the rules of the stream.
+///
+/// # Errors
+///
+/// [`Error::InvalidField`] with everything that is wrong.
+pub fn read(event_type: &str, source_agent: &str, event_id: &str, payload: &str) -> Result<Inbound, Error> {
     let fields = [
         ("event_type", event_type),
         ("source_agent", source_agent),
@@ -283,10 +288,17 @@ async fn document(store: &Store, record: Record) -> Result<TaskDocument, StoreEr
                 .filter(|one| one.is_open)
                 .map(|one| one.task_id)
                 .collect(),
+            agent: None,
         }
     } else {
         Ties::default()
     };
+    let agent = if record.flags.has(Flags::BY_AGENT) {
+        Some(store.agent_side(record.id).await?)
+    } else {
+        None
+    };
+    let ties = Ties { agent, ..ties };
     Ok(TaskDocument::new(record, due_ms, &notes, ties))
 }
 

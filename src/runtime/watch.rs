@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::agents;
 use super::backoff::Waits;
 use super::replica::Run;
 use super::work::IDLE_WAIT;
@@ -189,12 +190,14 @@ pub(super) async fn promote_due(run: Arc<Run>, partition: Partition) {
     let mut waits = Waits::new();
     loop {
         let pause = match run.store.promote(partition, run.replica, PROMOTE_BATCH).await {
-            Ok((promoted, next_ms)) => {
+            Ok(promoted) => {
                 waits.reset();
-                if promoted == u64::from(PROMOTE_BATCH) {
+                agents::expire(&run, partition, &promoted.expired).await;
+                if promoted.count == u64::from(PROMOTE_BATCH) {
                     continue;
                 }
-                next_ms
+                promoted
+                    .next_ms
                     .map_or(PROMOTE_INTERVAL, Duration::from_millis)
                     .min(PROMOTE_INTERVAL)
             }

@@ -150,10 +150,13 @@ fn handlers(config: &Config, own: Handlers) -> Result<Handlers, ServeError> {
                 let handler = CommandHandler::new(program, arguments, environment(env), secrets);
                 handlers = handlers.with(&name, handler).with_defaults(&name, defaults);
             }
-            HandlerKind::Agent { .. } => {
-                problems.push(format!(
-                    "`handlers.{name}`: this version runs no handlers of kind `agent`"
-                ));
+            HandlerKind::Agent {
+                agent_id,
+                heartbeat_timeout,
+            } => {
+                handlers = handlers
+                    .with_agent(&name, agent_id.clone(), *heartbeat_timeout)
+                    .with_defaults(&name, defaults);
             }
         }
     }
@@ -205,7 +208,7 @@ fn replica_options(config: &Config, own: Handlers) -> Result<ReplicaOptions, Ser
 /// A [`ServeError`] that no waiting can mend.
 pub async fn serve(config: &Config, own: Handlers, stop: CancellationToken) -> Result<(), ServeError> {
     let options = replica_options(config, own)?;
-    if options.handlers.names().is_empty() {
+    if options.handlers.is_empty() {
         warn!("no handlers: this replica reads triggers and runs nothing");
     }
     let endpoint = endpoint(config)?;

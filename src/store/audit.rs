@@ -377,7 +377,8 @@ impl Store {
         Ok((next, ids))
     }
 
-    /// All streams of a partition that tasks wait in, named behind its prefix: listed queues and parked names.
+    /// All streams of a partition that tasks wait in, named behind its prefix: listed queues, parked names, and the
+    /// queues beside which something is for agents.
     ///
     /// # Errors
     ///
@@ -387,6 +388,7 @@ impl Store {
         for (set, kind) in [
             (self.keys().queues(partition), "queue"),
             (self.keys().parks(partition), "parked"),
+            (self.keys().desks(partition), "agents"),
         ] {
             let mut names = self.members(&set).await?;
             names.sort_unstable();

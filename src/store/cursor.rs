@@ -45,6 +45,7 @@ pub(super) enum Place {
 pub(super) enum Shelf {
     Queue(QueueName, Priority),
     Parked(Name, Priority),
+    Agents(QueueName, Priority),
     Delayed,
 }
 
@@ -101,13 +102,14 @@ impl Place {
                         ("d", Some((due_ms, task))) => {
                             due_ms.parse::<f64>().is_ok_and(f64::is_finite) && task.parse::<TaskId>().is_ok()
                         }
-                        ("q" | "p", None) => is_entry_id(after),
+                        ("q" | "p" | "a", None) => is_entry_id(after),
                         (_, Some(_) | None) => false,
                     };
                 let shelf = match kind {
                     "-" => None,
                     "q" => Some(Shelf::Queue(name.parse().ok()?, priority()?)),
                     "p" => Some(Shelf::Parked(name.parse().ok()?, priority()?)),
+                    "a" => Some(Shelf::Agents(name.parse().ok()?, priority()?)),
                     "d" => Some(Shelf::Delayed),
                     _ => return None,
                 };
@@ -151,6 +153,7 @@ impl fmt::Display for Place {
                 None => write!(f, "s {partition} - - - {after}"),
                 Some(Shelf::Queue(name, priority)) => write!(f, "s {partition} q {name} {} {after}", priority.rank()),
                 Some(Shelf::Parked(name, priority)) => write!(f, "s {partition} p {name} {} {after}", priority.rank()),
+                Some(Shelf::Agents(name, priority)) => write!(f, "s {partition} a {name} {} {after}", priority.rank()),
                 Some(Shelf::Delayed) => write!(f, "s {partition} d - - {after}"),
             },
         }
@@ -216,6 +219,7 @@ pub(super) mod tests {
             shelf(None, ""),
             shelf(Some(Shelf::Queue("a-b.c_d".parse().unwrap(), Priority::Low)), "5-0"),
             shelf(Some(Shelf::Parked("team/a:b".parse().unwrap(), Priority::High)), ""),
+            shelf(Some(Shelf::Agents("a-b".parse().unwrap(), Priority::Normal)), "6-0"),
             shelf(Some(Shelf::Delayed), ""),
             shelf(
                 Some(Shelf::Delayed),

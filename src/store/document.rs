@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::agents::AgentSide;
 use super::functions::Statistics;
 use super::inspect::{AttemptNote, inputs_json};
-use super::record::Record;
+use super::record::{Owner, Record};
 use crate::domain::id::TaskId;
 use crate::domain::priority::Priority;
 use crate::domain::state::TaskState;
@@ -108,13 +109,15 @@ struct Note {
     error: Box<RawValue>,
 }
 
-/// What a task has to do with those that it depends on.
+/// What stands beside a task's record: what it has to do with those that it depends on, and with an agent.
 #[derive(Debug, Clone, Default)]
 pub struct Ties {
     /// Their results by name.
     pub inputs: Vec<(String, String)>,
     /// Those that it waits for.
     pub blocked_by: Vec<TaskId>,
+    /// The agent that has or had it.
+    pub agent: Option<AgentSide>,
 }
 
 impl TaskDocument {
@@ -133,6 +136,11 @@ impl TaskDocument {
         };
         let is_running_or_over = record.state != TaskState::Pending;
         let started_ms = record.started_ms.filter(|_| is_running_or_over && record.attempt > 0);
+        let side = ties.agent.unwrap_or_default();
+        let worker_id = record.owner.as_ref().map(|owner| match owner {
+            Owner::Worker(replica, slot) => format!("{replica}/{slot}"),
+            Owner::Agent => format!("agent:{}", side.agent),
+        });
         Self {
             task_id: record.id.to_string(),
             key: spec.key,
@@ -143,7 +151,7 @@ impl TaskDocument {
             args: spec.args,
             kwargs: spec.kwargs,
             inputs: inputs_json(ties.inputs),
-            agent_id: spec.agent_id,
+            agent_id: spec.agent_id.or_else(|| body.agent.map(|agent| agent.id)),
             workflow_id: body.workflow_id,
             dependencies: spec.dependencies,
             blocked_by: if record.is_blocked {
@@ -169,11 +177,8 @@ impl TaskDocument {
             started_at: started_ms.map(timestamp),
             completed_at: record.finished_ms.map(timestamp),
             duration_ms: started_ms.zip(record.finished_ms).map(|(from, to)| (to - from).max(0)),
-            worker_id: record
-                .owner
-                .filter(|_| is_running_or_over)
-                .map(|(replica, slot)| format!("{replica}/{slot}")),
-            progress: None,
+            worker_id: worker_id.filter(|_| is_running_or_over),
+            progress: side.progress,
             error: if ended_well {
                 None
             } else {

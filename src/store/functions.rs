@@ -187,7 +187,7 @@ pub struct Settlement {
 
 impl Settlement {
     /// The verdict and the data as the function takes them.
-    fn verdict(&self) -> (String, &str) {
+    pub(super) fn verdict(&self) -> (String, &str) {
         let attempt = self.attempt;
         match &self.outcome {
             Outcome::Completed { result, summary: None } => (format!("{attempt} completed 0"), result),
@@ -321,6 +321,17 @@ pub enum Takeover {
     Ok(u64, bool),
     /// Its beat has moved; nothing changed.
     Alive,
+}
+
+/// What a look at the timers came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Promoted {
+    /// How many timers were due.
+    pub count: u64,
+    /// How long until the next is.
+    pub next_ms: Option<u64>,
+    /// Attempts that agents hold and whose time is up.
+    pub expired: Vec<(TaskId, u32)>,
 }
 
 /// An inbound event that can not be accepted.
@@ -605,17 +616,13 @@ impl Store {
         Ok(word == "ok")
     }
 
-    /// Queues delayed tasks that are due; answers how many, and how long until the next.
+    /// Queues delayed tasks that are due; answers how many, how long until the next, and the attempts of agents whose time is
+    /// up.
     ///
     /// # Errors
     ///
     /// Any [`StoreError`]; calling again is safe.
-    pub async fn promote(
-        &self,
-        partition: Partition,
-        replica: ReplicaId,
-        limit: u32,
-    ) -> Result<(u64, Option<u64>), StoreError> {
+    pub async fn promote(&self, partition: Partition, replica: ReplicaId, limit: u32) -> Result<Promoted, StoreError> {
         let mut args = Args::default();
         args.show(replica).show(limit);
         let (_, mut rest) = worded(self.call(Function::Promote, partition, args).await?, "promote")?;
@@ -625,10 +632,17 @@ impl Store {
                 .and_then(integer)
                 .ok_or(StoreError::Protocol("promote"))
         };
-        Ok((
-            u64::try_from(number()?).unwrap_or_default(),
-            u64::try_from(number()?).ok(),
-        ))
+        let (promoted, next_ms) = (number()?, number()?);
+        let expired = rest.next().and_then(items).unwrap_or_default();
+        let expired = expired.chunks_exact(2).filter_map(|pair| {
+            let attempt = integer(&pair[1]).and_then(|attempt| u32::try_from(attempt).ok())?;
+            Some((text(&pair[0])?.parse().ok()?, attempt))
+        });
+        Ok(Promoted {
+            count: u64::try_from(promoted).unwrap_or_default(),
+            next_ms: u64::try_from(next_ms).ok(),
+            expired: expired.collect(),
+        })
     }
 
     /// Keeps inbound events that can not be accepted, and says why on the log.

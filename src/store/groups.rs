@@ -128,7 +128,9 @@ impl NewGroup {
     }
 
     fn names(&self) -> String {
-        let tasks = self.members.iter().map(|member| &member.task.trigger.task_name);
+        // What is for an agent needs no handler.
+        let tasks = self.members.iter().map(|member| &member.task.trigger);
+        let tasks = tasks.filter(|task| task.agent_id.is_none()).map(|task| &task.task_name);
         distinct(tasks.chain(&self.more_names).map(Name::as_str))
     }
 

@@ -348,6 +348,17 @@ impl Store {
     }
 }
 
+/// Names and values as text; numbers are shown.
+pub(super) fn named_values(value: redis::Value) -> Vec<(String, String)> {
+    let mut values = items(value).unwrap_or_default().into_iter();
+    let mut found = Vec::new();
+    while let (Some(name), Some(value)) = (values.next().and_then(string), values.next()) {
+        let shown = integer(&value).map(|number| number.to_string());
+        found.push((name, string(value).or(shown).unwrap_or_default()));
+    }
+    found
+}
+
 /// Names and values, from a list in turn or from a map.
 pub(super) fn pairs(value: redis::Value) -> Option<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();

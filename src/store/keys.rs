@@ -156,6 +156,30 @@ impl Keys {
         self.of(partition, &format!("parked:{name}:{}", priority.key_part()))
     }
 
+    /// The queues beside which tasks are for agents.
+    #[must_use]
+    pub fn desks(&self, partition: Partition) -> String {
+        self.of(partition, "desks")
+    }
+
+    /// The tasks for agents of one queue at one priority.
+    #[must_use]
+    pub fn for_agents(&self, partition: Partition, queue: &QueueName, priority: Priority) -> String {
+        self.of(partition, &format!("agents:{queue}:{}", priority.key_part()))
+    }
+
+    /// The inbox of an agent.
+    #[must_use]
+    pub fn inbox(&self, partition: Partition, agent: &str) -> String {
+        self.of(partition, &format!("agent:{agent}"))
+    }
+
+    /// What is known of a task because an agent has or had it.
+    #[must_use]
+    pub fn agent_side(&self, id: TaskId) -> String {
+        self.of(id.partition(), &format!("g:{id}"))
+    }
+
     /// A task's record.
     #[must_use]
     pub fn task(&self, id: TaskId) -> String {

@@ -181,9 +181,9 @@ impl Letter {
         let body = std::str::from_utf8(self.bytes("body")).ok()?;
         let (place, _) = body.match_indices('\n').nth(5)?;
         let (front, spec) = body.split_at(place + 1);
-        let mut spec: Spec = serde_json::from_str(spec).ok()?;
+        let mut spec = Spec::read(spec)?;
         spec.retry = (policy != RetryPolicy::STANDARD).then_some(policy);
-        Some(format!("{front}{}", serde_json::to_string(&spec).ok()?))
+        Some(format!("{front}{}", spec.text()))
     }
 
     /// The `event_id` of a rejected trigger; the id of its entry where it had none of its own.
@@ -498,9 +498,12 @@ mod tests {
 
         let changed = letter.body_with(RetryPolicy::STANDARD).unwrap();
 
-        assert_eq!(changed, "default\nmail\nw\ne\n\n\n{\"args\":[1e400],\"key\":\"k\"}");
+        assert_eq!(
+            changed,
+            "default\nmail\nw\ne\n\n\n7.0.0{\"args\":[1e400],\"key\":\"k\"}"
+        );
         let quick = letter.body_with(RetryPolicy::QUICK).unwrap();
-        let spec: Spec = serde_json::from_str(quick.rsplit_once('\n').unwrap().1).unwrap();
+        let spec: Spec = Spec::read(quick.rsplit_once('\n').unwrap().1).unwrap();
         assert_eq!(spec.retry, Some(RetryPolicy::QUICK));
     }
 }

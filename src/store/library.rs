@@ -11,7 +11,7 @@ use crate::domain::digest::sha256_hex;
 pub const SCHEMA: &str = "1";
 
 /// What the functions share, in the order in which later parts use earlier ones.
-const SHARED: [&str; 17] = [
+const SHARED: [&str; 18] = [
     include_str!("lua/context.lua"),
     include_str!("lua/record.lua"),
     include_str!("lua/event.lua"),
@@ -27,17 +27,20 @@ const SHARED: [&str; 17] = [
     include_str!("lua/clock.lua"),
     include_str!("lua/forget.lua"),
     include_str!("lua/admit.lua"),
+    include_str!("lua/agent.lua"),
     include_str!("lua/agree.lua"),
     include_str!("lua/register.lua"),
 ];
 
 /// The functions, each part with its own.
-const FUNCTIONS: [&str; 29] = [
+const FUNCTIONS: [&str; 31] = [
     include_str!("lua/join.lua"),
     include_str!("lua/create.lua"),
     include_str!("lua/stage.lua"),
     include_str!("lua/claim.lua"),
     include_str!("lua/settle.lua"),
+    include_str!("lua/answer.lua"),
+    include_str!("lua/lend.lua"),
     include_str!("lua/cancel.lua"),
     include_str!("lua/stop.lua"),
     include_str!("lua/resume.lua"),
@@ -99,6 +102,10 @@ pub enum Function {
     Claim,
     /// Ends attempts and hands out work.
     Settle,
+    /// Takes what agents say of their attempts.
+    Answer,
+    /// Hands out work to somebody outside.
+    Lend,
     /// Stops tasks.
     Cancel,
     /// Ends a workflow or a saga before its time.
@@ -163,6 +170,8 @@ impl Function {
             Self::Stage => "stage",
             Self::Claim => "claim",
             Self::Settle => "settle",
+            Self::Answer => "answer",
+            Self::Lend => "lend",
             Self::Cancel => "cancel",
             Self::Stop => "stop",
             Self::Resume => "resume",

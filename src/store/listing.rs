@@ -300,6 +300,10 @@ impl Store {
                     let key = self.keys().parked(partition, name, *priority);
                     self.stream_rows(query, &key, after).await?
                 }
+                Shelf::Agents(queue, priority) => {
+                    let key = self.keys().for_agents(partition, queue, *priority);
+                    self.stream_rows(query, &key, after).await?
+                }
                 Shelf::Delayed => self.delayed_rows(partition, after).await?,
             };
             entries += rows.len();
@@ -350,6 +354,13 @@ impl Store {
         for name in self.members(&self.keys().parks(partition)).await? {
             if let Ok(name) = name.parse::<Name>() {
                 shelves.extend(Priority::ALL.map(|priority| Shelf::Parked(name.clone(), priority)));
+            }
+        }
+        for queue in self.members(&self.keys().desks(partition)).await? {
+            if let Ok(queue) = queue.parse::<QueueName>()
+                && query.queue.as_ref().is_none_or(|wanted| *wanted == queue)
+            {
+                shelves.extend(Priority::ALL.map(|priority| Shelf::Agents(queue.clone(), priority)));
             }
         }
         if query.state != Some(TaskState::Running) {
@@ -510,7 +521,7 @@ mod tests {
         };
         let kinds = |query: TaskQuery| -> Vec<bool> { places().iter().map(|place| query.walks(place)).collect() };
         let (workflow, log, shelf) = ([true, false, false], [false, true, false], [false, false, true]);
-        let expected = |[w, l, s]: [bool; 3]| vec![w, l, l, s, s, s, s, s, false, false];
+        let expected = |[w, l, s]: [bool; 3]| vec![w, l, l, s, s, s, s, s, s, false, false];
 
         assert_eq!(kinds(of(None, Some("w"))), expected(workflow));
         assert_eq!(kinds(of(Some(TaskState::Running), Some("w"))), expected(workflow));

@@ -31,6 +31,7 @@
 //!
 //! Never decides policy, never pauses between tries, never retries a task: that is the runtime's.
 
+pub mod agents;
 mod ahead;
 pub mod audit;
 pub mod cancels;

@@ -64,6 +64,29 @@ pub struct Spec {
     pub metadata: Box<RawValue>,
 }
 
+impl Spec {
+    /// The spec as the record holds it. How long args, kwargs and metadata are stands in front, where there are any: the
+    /// functions put together from them what agents are told, and read no JSON.
+    pub(super) fn text(&self) -> String {
+        let length = |value: &RawValue, is_default: bool| if is_default { 0 } else { value.get().len() };
+        let lengths = [
+            length(&self.args, is_empty_list(&self.args)),
+            length(&self.kwargs, is_empty_object(&self.kwargs)),
+            length(&self.metadata, is_empty_object(&self.metadata)),
+        ];
+        let spec = serde_json::to_string(self).unwrap_or_else(|_| "{}".to_owned());
+        match lengths {
+            [0, 0, 0] => spec,
+            [args, kwargs, metadata] => format!("{args}.{kwargs}.{metadata}{spec}"),
+        }
+    }
+
+    /// Reads what [`Spec::text`] wrote.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '.')).ok()
+    }
+}
+
 fn raw(text: &str) -> Box<RawValue> {
     // The callers pass JSON literals.
     RawValue::from_string(text.to_owned()).unwrap_or_default()
@@ -146,8 +169,9 @@ impl NewTask {
         let trigger = &self.trigger;
         let start = self.start_text();
         let mut routing = format!(
-            "{} {} {} {} {start} {}",
+            "{}{} {} {} {} {start} {}",
             trigger.task_name,
+            self.wanted_agent(),
             self.queue,
             self.priority.rank(),
             self.retry.max_retries,
@@ -168,10 +192,11 @@ impl NewTask {
     /// first of `total`.
     pub(super) fn staged_routing(&self, flags: u16, total: usize, depends_on: &[(TaskId, Name)]) -> String {
         format!(
-            "{} {} {} {flags} {} {} {total}{}",
+            "{} {} {} {flags}{} {} {} {total}{}",
             self.queue,
             self.priority.rank(),
             self.retry.max_retries,
+            self.wanted_agent(),
             self.start_text(),
             self.trigger.key.as_ref().map_or("-", Name::as_str),
             edges_text(depends_on)
@@ -181,14 +206,21 @@ impl NewTask {
     /// How to write the task that undoes a step, for the saga that keeps it until then.
     pub(crate) fn undo_recipe(&self) -> String {
         format!(
-            "{}\n{} {} {}\n{}\n{}",
+            "{}\n{} {} {} {}\n{}\n{}",
             self.id,
             self.queue,
             self.priority.rank(),
             self.retry.max_retries,
+            self.trigger.agent_id.as_ref().map_or("", Name::as_str),
             self.created_payload(),
             self.body()
         )
+    }
+
+    /// The agent that the caller named, behind an `@`. The task is for it unless a handler carries out tasks of the name.
+    fn wanted_agent(&self) -> String {
+        let agent = self.trigger.agent_id.as_ref();
+        agent.map_or_else(String::new, |agent| format!("@{agent}"))
     }
 
     /// When the task may start: at once, after a delay, at a time.
@@ -240,7 +272,7 @@ impl NewTask {
             metadata: trigger.metadata.clone(),
         };
         let trace = self.trace_text();
-        let spec = serde_json::to_string(&spec).unwrap_or_else(|_| "{}".to_owned());
+        let spec = spec.text();
         let event_id = self.event_id_json();
         // Left out where it is the event id and reads the same: held in memory for every pending task.
         let is_implied = self.correlation_id == self.event_id && event_id == self.event_id;
@@ -279,6 +311,8 @@ pub struct Body {
     pub queue: QueueName,
     /// What to run.
     pub task_name: String,
+    /// The agent that it is for.
+    pub agent: Option<Assignee>,
     /// The workflow that it belongs to.
     pub workflow_id: Option<String>,
     /// The saga that it belongs to, and the step.
@@ -293,6 +327,17 @@ pub struct Body {
     pub tracestate: Option<String>,
     /// Arguments and options.
     pub spec: Spec,
+}
+
+/// An agent that a task is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignee {
+    /// Its id.
+    pub id: String,
+    /// How long it may be silent.
+    pub silence_ms: u64,
+    /// How long an attempt may take where the task does not say; 0 for no limit.
+    pub timeout_ms: u64,
 }
 
 /// A record or body that does not have the layout of this release.
@@ -314,6 +359,16 @@ impl Body {
             .split_once(' ')
             .map(|(saga, step)| (saga.to_owned(), step.to_owned()));
         let (correlation_id, trace, spec) = (part()?, part()?, part()?);
+        let mut words = task_name.split(' ');
+        let task_name = words.next().unwrap_or_default().to_owned();
+        let agent = match (words.next(), words.next(), words.next()) {
+            (Some(id), Some(silence_ms), Some(timeout_ms)) => Some(Assignee {
+                id: id.to_owned(),
+                silence_ms: silence_ms.parse().map_err(|_| DamagedRecord)?,
+                timeout_ms: timeout_ms.parse().map_err(|_| DamagedRecord)?,
+            }),
+            _ => None,
+        };
         let trigger_event_id: String = serde_json::from_str(&format!("\"{event_id}\"")).map_err(|_| DamagedRecord)?;
         let correlation_id = if correlation_id.is_empty() {
             &trigger_event_id
@@ -328,16 +383,26 @@ impl Body {
         };
         Ok(Self {
             queue: queue.parse().map_err(|_| DamagedRecord)?,
-            task_name: task_name.to_owned(),
+            task_name,
+            agent,
             workflow_id: (!group.is_empty() && saga.is_none()).then(|| group.to_owned()),
             saga,
             correlation_id,
             trigger_event_id,
             traceparent,
             tracestate,
-            spec: serde_json::from_str(spec).map_err(|_| DamagedRecord)?,
+            spec: Spec::read(spec).ok_or(DamagedRecord)?,
         })
     }
+}
+
+/// Who has an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// A worker of a replica: the replica and the slot.
+    Worker(String, u16),
+    /// An agent; which is kept beside the record.
+    Agent,
 }
 
 /// A task as it is right now.
@@ -369,8 +434,8 @@ pub struct Record {
     pub flags: Flags,
     /// Its last entry in a task stream.
     pub entry_id: EntryId,
-    /// The replica and slot of its last attempt.
-    pub owner: Option<(String, u16)>,
+    /// Who has its last attempt.
+    pub owner: Option<Owner>,
     /// When it was made, ms since the epoch.
     pub created_ms: i64,
     /// When its last attempt began.
@@ -443,7 +508,11 @@ impl Record {
             is_staged: place == b'S',
             flags,
             entry_id,
-            owner: owner.starts_with("r-").then(|| (owner.to_owned(), slot)),
+            owner: match owner {
+                "agent-----" => Some(Owner::Agent),
+                replica if replica.starts_with("r-") => Some(Owner::Worker(replica.to_owned(), slot)),
+                _ => None,
+            },
             created_ms,
             started_ms: (started_ms != 0).then_some(started_ms),
             finished_ms: (finished_ms != 0).then_some(finished_ms),
@@ -488,6 +557,10 @@ impl Flags {
     pub const RUNS_ANYWAY: u16 = 64;
     /// It stays blocked when what it depends on failed.
     pub const WAITS_ANYWAY: u16 = 128;
+    /// An agent is to carry it out.
+    pub const FOR_AGENT: u16 = 256;
+    /// An agent has or had it.
+    pub const BY_AGENT: u16 = 512;
 
     /// Whether all of these are set.
     #[must_use]

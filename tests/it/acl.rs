@@ -301,6 +301,7 @@ async fn a_replica_and_an_operator_have_every_right_that_a_function_uses() {
                 "SETID" => vec![key, "workers", "0"],
                 _ => vec![key, "workers"],
             },
+            "XINFO" if words[1] == "CONSUMERS" => vec![key, "workers"],
             "XINFO" => vec![key],
             _ => {
                 // As many arguments as it asks for at least; those that are no keys may be anything.

@@ -12,6 +12,7 @@
 mod support;
 
 mod acl;
+mod agents;
 mod audit;
 mod bench;
 mod bus_api;

@@ -36,7 +36,7 @@ const MUTANTS: [(&str, &str, &str); 47] = [
     ),
     (
         "a completed task goes on counting as running",
-        "ctx.count.running = ctx.count.running - 1\n        ctx.count.duration_ms",
+        "ctx.count.running = ctx.count.running - 1\n  ctx.count.duration_ms",
         "ctx.count.duration_ms",
     ),
     ("a retry is not counted", "h[RETRIES] = h[RETRIES] + 1", ""),
@@ -47,8 +47,8 @@ const MUTANTS: [(&str, &str, &str); 47] = [
     ),
     (
         "a claim does not count the attempt",
-        "h[ATTEMPT] = h[ATTEMPT] + 1",
-        "h[ATTEMPT] = math.max(1, h[ATTEMPT])",
+        "h[ATTEMPT] = h[ATTEMPT] + 1\n        h[OWNER] = ctx.replica",
+        "h[ATTEMPT] = math.max(1, h[ATTEMPT])\n        h[OWNER] = ctx.replica",
     ),
     (
         "a claim starts whatever an entry names",

@@ -20,7 +20,7 @@ use waooaw_orchestration::store::dead_letters::{Operator, Removal, Removed, Requ
 use waooaw_orchestration::store::functions::{self as real, Beat, BeatReply, Claimed, Joining, Takeover};
 use waooaw_orchestration::store::letter_listing::DeadLetterQuery;
 use waooaw_orchestration::store::operate::Limits;
-use waooaw_orchestration::store::record::{self, Record};
+use waooaw_orchestration::store::record::{self, Owner, Record};
 use waooaw_orchestration::store::upkeep::Retention;
 use waooaw_orchestration::{Endpoint, Store};
 
@@ -314,10 +314,10 @@ impl World {
             }
             Op::Promote { limit } => {
                 let limit = u32::try_from(*limit).unwrap();
-                let (count, next_ms) = store.promote(partition, by, limit).await.map_err(said)?;
+                let promoted = store.promote(partition, by, limit).await.map_err(said)?;
                 Reply::Promoted(
-                    usize::try_from(count).unwrap(),
-                    next_ms.map(|next_ms| i64::try_from(next_ms).unwrap()),
+                    usize::try_from(promoted.count).unwrap(),
+                    promoted.next_ms.map(|next_ms| i64::try_from(next_ms).unwrap()),
                 )
             }
             Op::Beat {
@@ -748,9 +748,11 @@ impl World {
 /// The record of a task as a line.
 fn line_of_record(id: TaskId, raw: &[u8]) -> Result<String, Outcry> {
     let record = Record::parse(id, raw).map_err(|error| format!("{id}: {error}"))?;
-    let owner = record
-        .owner
-        .map_or("-".to_owned(), |(owner, slot)| format!("{owner}/{slot}"));
+    let owner = match record.owner {
+        Some(Owner::Worker(replica, slot)) => format!("{replica}/{slot}"),
+        Some(Owner::Agent) => "agent".to_owned(),
+        None => "-".to_owned(),
+    };
     Ok(format!(
         "task {id} {} {} {} attempt {} retries {}/{} losses {} seq {} owner {owner} note {}",
         record.state,

@@ -15,7 +15,7 @@ use crate::store::Store;
 use crate::store::document::timestamp;
 use crate::store::letter::DeadLetterDocument;
 use crate::store::letter_listing::DeadLetterQuery;
-use crate::store::record::Record;
+use crate::store::record::{Owner, Record};
 use crate::store::workers::Reported;
 
 /// How many tasks that run are looked at.
@@ -189,10 +189,12 @@ fn task_line(record: &Record, now_ms: i64) -> TaskLine {
         queue: record.body.queue.to_string(),
         priority: record.priority.as_str(),
         attempt: record.attempt,
-        worker: record
-            .owner
-            .as_ref()
-            .map_or_else(String::new, |(replica, slot)| format!("{replica}/{slot}")),
+        worker: match (&record.owner, &record.body.agent) {
+            (Some(Owner::Worker(replica, slot)), _) => format!("{replica}/{slot}"),
+            (Some(Owner::Agent), Some(agent)) => format!("agent:{}", agent.id),
+            (Some(Owner::Agent), None) => "agent".to_owned(),
+            (None, _) => String::new(),
+        },
         seconds: record.started_ms.map_or(0.0, |ms| seconds_since(ms, now_ms)),
     }
 }

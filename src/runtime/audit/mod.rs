@@ -588,6 +588,9 @@ impl<'a> Auditor<'a> {
         if facts.number("parked") != facts.number("measured_parked") {
             wrong("parked", facts.number("parked"), facts.number("measured_parked"), "");
         }
+        if facts.number("handing") != facts.number("measured_handing") {
+            wrong("handing", facts.number("handing"), facts.number("measured_handing"), "");
+        }
         if facts.number("backlog") != facts.number("measured_backlog") {
             wrong("backlog", facts.number("backlog"), facts.number("measured_backlog"), "");
         }
@@ -701,6 +704,10 @@ fn misplacement(stored: &Stored, word: Misplaced, detail: &str) -> (Guarantee, S
         Misplaced::Passed => (
             Guarantee::Places,
             format!("it waits in `{detail}` behind what was given out, so nobody is given it"),
+        ),
+        Misplaced::NoTimer if is_running => (
+            Guarantee::Places,
+            format!("it runs for {} and no timer looks after it", stored.owner),
         ),
         Misplaced::NoTimer => (Guarantee::Places, "it is delayed and has no timer".to_owned()),
         Misplaced::Unblocked => (

@@ -221,7 +221,11 @@ pub(super) fn refused_command(command: &Command, word: Word) -> Option<(String, 
             "the saga is behind its pivot: there is no way back".to_owned(),
         ),
         Word::Missing => (Reason::NotFound, format!("there is no such {what}")),
-        Word::Stale => (Reason::StaleAttempt, "no agent holds this attempt".to_owned()),
+        Word::Stale => (
+            Reason::StaleAttempt,
+            "the attempt is not under way, or no agent holds it".to_owned(),
+        ),
+        Word::Other => (Reason::StaleAttempt, "the attempt is another agent's".to_owned()),
     };
     let event_type = command.target.event_type();
     let about = match &command.target {
@@ -231,10 +235,10 @@ pub(super) fn refused_command(command: &Command, word: Word) -> Option<(String, 
         Target::Result(result) => result.task_id.to_string(),
         Target::Heartbeat(beat) => beat.task_id.to_string(),
     };
-    let field_named = if reason == Reason::StaleAttempt {
-        "attempt"
-    } else {
-        field
+    let field_named = match word {
+        Word::Stale => "attempt",
+        Word::Other => "source_agent",
+        Word::Ok | Word::Terminal | Word::Passed | Word::Missing => field,
     };
     let refusal = Refusal {
         subject: command.entry_id.clone(),

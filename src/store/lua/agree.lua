@@ -18,7 +18,7 @@ do
     local raw = load_front(ctx, id, SIGHT_BYTES)
     local h = read_header(raw)
     if not h then return nil end
-    local queue, name, group = string.match(raw, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n', HEADER_BYTES + 1)
+    local queue, name, group = string.match(raw, '^([^\n]*)\n([^\n ]*)[^\n]*\n([^\n]*)\n', HEADER_BYTES + 1)
     if not queue then return nil end
     return h, queue, name, group
   end
@@ -26,6 +26,7 @@ do
   -- The stream in which a task has its entry.
   local function stream_at(ctx, h, queue, name)
     if h[PLACE] == PARKED then return park_stream(ctx, name, h[RANK]) end
+    if h[PLACE] == AGENT.PLACE then return AGENT.stream(ctx, queue, h[RANK]) end
     return queue_stream(ctx, queue, h[RANK])
   end
 
@@ -70,14 +71,21 @@ do
     return found and found[2] and found[2][2] == id
   end
 
-  -- An agent's task is pending under the agent's name.
-  local function is_owner(h, consumer) return consumer == h[OWNER] or string.sub(consumer, 1, 6) == 'agent:' end
+  -- Under which name the entry of a running task is pending: its replica's, or its agent's.
+  local function owner_of(ctx, id, h)
+    return h[OWNER] == AGENT.OWNER and AGENT.worker(ctx, id, h) or h[OWNER]
+  end
+
+  local function has_timer(ctx, id)
+    return redis.call('ZSCORE', ctx.prefix .. 'timers', id) or redis.call('ZSCORE', ctx.prefix .. 'shifting', id)
+  end
 
   local function waiting_disagreement(ctx, id, h, queue, name)
     local stream, entry = stream_at(ctx, h, queue, name), entry_id(ctx, h)
     if not has_entry(stream, entry, id) then return 'no_entry', stream end
     local set, member = 'queues', queue
     if h[PLACE] == PARKED then set, member = 'parks', name end
+    if h[PLACE] == AGENT.PLACE then set = 'desks' end
     if not is_listed(ctx, set, member) then return 'unlisted', set .. ' ' .. member end
     local last = delivered(ctx, stream)
     if not last then return 'no_group', stream end
@@ -110,11 +118,9 @@ do
   -- What is wrong about where a task is: a word and a detail; nil when all is well.
   disagreement = function(ctx, id, h, queue, name)
     if h[STATE] == PENDING then
-      if h[PLACE] == QUEUED or h[PLACE] == PARKED then return waiting_disagreement(ctx, id, h, queue, name) end
+      if h[PLACE] == QUEUED or h[PLACE] == PARKED or h[PLACE] == AGENT.PLACE then return waiting_disagreement(ctx, id, h, queue, name) end
       if h[PLACE] == DELAYED then
-        if redis.call('ZSCORE', ctx.prefix .. 'timers', id) or redis.call('ZSCORE', ctx.prefix .. 'shifting', id) then
-          return nil
-        end
+        if has_timer(ctx, id) then return nil end
         return 'no_timer', ''
       end
       if h[PLACE] == BLOCKED then return blocked_disagreement(ctx, id, h) end
@@ -125,7 +131,8 @@ do
       local consumer = holder(stream, entry)
       if not consumer then return 'unheld', stream end
       if not has_entry(stream, entry, id) then return 'no_entry', stream end
-      if not is_owner(h, consumer) then return 'other_holder', consumer end
+      if consumer ~= owner_of(ctx, id, h) then return 'other_holder', consumer end
+      if h[OWNER] == AGENT.OWNER and not has_timer(ctx, id) then return 'no_timer', '' end
     end
   end
 
@@ -150,13 +157,15 @@ do
     if word then return word, detail, id end
     local h = sight(ctx, id)
     if h[STATE] ~= RUNNING then return 'not_running', STATE_NAMES[h[STATE]], id end
-    if not is_owner(h, consumer) then return 'other_owner', h[OWNER], id end
+    local owner = owner_of(ctx, id, h)
+    if consumer ~= owner then return 'other_owner', owner, id end
   end
 
   -- The same about a timer.
   timer_disagreement = function(ctx, id)
     local h = sight(ctx, id)
     if not h then return 'unknown', '' end
+    if h[STATE] == RUNNING and h[OWNER] == AGENT.OWNER then return nil end
     if h[STATE] ~= PENDING or h[PLACE] ~= DELAYED then return 'stale', STATE_NAMES[h[STATE]] or '' end
   end
 end

@@ -23,6 +23,9 @@ local function beat(keys, args)
     for _, names in ipairs({ redis.call('SMEMBERS', ctx.prefix .. 'can:' .. replica), open_circuits(ctx, replica) }) do
       for _, name in ipairs(names) do redis.call('ZADD', ctx.prefix .. 'handlers', ctx.now, name) end
     end
+    for name in string.gmatch(redis.call('HGET', ctx.prefix .. 'replica:' .. replica, 'assigns') or '', '%S+') do
+      redis.call('ZADD', ctx.prefix .. 'handlers', ctx.now, name)
+    end
   end
 
   local ids, held, gone = {}, {}, {}

@@ -43,6 +43,7 @@ local function cancel(keys, args)
     end
   end
   follow(ctx, FOLLOW_BUDGET)
+  AGENT.hand_over(ctx)
   retire(ctx)
   count_rate(ctx)
   close(ctx)

@@ -9,7 +9,7 @@ local SCHEMA = '1'
 local FIELDS = {
   'schema', 'max_size', 'max_running', 'overdue_ms', 'waiting_ms', 'tight_ms', 'p0', 'p1', 'p2', 'p3',
   'running', 'completed', 'failed', 'timeout', 'cancelled', 'duration_ms', 'served', 'parked', 'entry_ms', 'entry_seq',
-  'opening', 'backlog', 'paused',
+  'opening', 'backlog', 'paused', 'handing', 'agent_names',
 }
 -- The first of FIELDS that is a counter.
 local FIRST_COUNTER = 7
@@ -77,6 +77,7 @@ local function open(keys, replica)
     streams = {},
     milliseconds = {},
     aside = {},
+    expired = {},
   }
   ctx.iso = iso(ctx.now)
   ctx.events = ctx.prefix .. 'events'

@@ -5,7 +5,7 @@ KEYS    1 meta    hash    the partition's schema, limits and counters
         2 none    -       never exists
 ARGV    1 replica  2 who asks: any (the name needs no handler), named (it does), stream (it does, and triggers of
         other replicas may wait), turn (as stream, and the caller holds the oldest trigger that waits)  3 free slots ("0,3")  4 runs any task ('1' or '0')  5 max_wait_ms
-        then five for each task: id, routing ("name queue rank max_retries start group", where start is '-', '+delay_ms'
+        then five for each task: id, routing ("name queue rank max_retries start group", with "@agent" behind the name where the caller named one, where start is '-', '+delay_ms'
         or due ms and group '-' or the workflow's id; behind it, where the task has any of them, " key ids...": the caller's
         own name or '-', and keys or ids of what it depends on), origin (cause, or "cause \n correlation_id \n trace"),
         payload (of the created event, JSON without its last members and brace), body (see record.lua)
@@ -25,11 +25,11 @@ end
 
 -- What a routing says; most tasks of a batch share one.
 local function parse_routing(text)
-  local name, queue, rank, max_retries, start, group, rest =
-    string.match(text, '^(%S+) (%S+) (%d) (%d+) (%S+) (%S+) ?(.*)$')
+  local name, agent, queue, rank, max_retries, start, group, rest =
+    string.match(text, '^([^%s@]+)@?(%S*) (%S+) (%d) (%d+) (%S+) (%S+) ?(.*)$')
   local routing = {
     name = name, queue = queue, rank = tonumber(rank), max_retries = tonumber(max_retries), start = start,
-    group = group ~= '-' and group or nil,
+    group = group ~= '-' and group or nil, wanted = agent ~= '' and agent or nil,
   }
   if rest ~= '' then
     local key, depends_on = string.match(rest, '^(%S+) ?(.*)$')
@@ -131,13 +131,15 @@ local function create(keys, args)
       routing = parse_routing(routing_text)
       routings[routing_text] = routing
       routing.has_place = has_place(ctx, routing.queue)
+      -- Who takes tasks by hand carries them out, whatever agent they name.
+      routing.agent = AGENT.route(ctx, routing.name, strict and routing.wanted or nil)
       if strict and known[routing.name] == nil then known[routing.name] = is_registered(ctx, routing.name) end
     end
     if must_wait then
       words[i] = 'full'
     elseif existing[id] then
       words[i] = 'duplicate'
-    elseif strict and not known[routing.name] then
+    elseif strict and not known[routing.name] and not routing.agent then
       words[i] = 'unknown'
     elseif not routing.has_place then
       words[i] = 'queues'
@@ -170,6 +172,7 @@ local function create(keys, args)
         group.total = group.total + 1
         group.left = group.left + 1
       end
+      if routing.agent then body, payload = AGENT.assign(h, body, payload, routing.agent) end
       local blocked, failed = '', nil
       if parents then blocked, failed = depend(ctx, id, h, routing, parents) end
       local due = due_of(routing.start, ctx.now)

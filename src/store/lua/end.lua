@@ -40,8 +40,8 @@ local function remember_attempt(ctx, id, h, problem)
   local notes = ctx.prefix .. 'x:' .. id
   if h[ATTEMPT] > NOTES_MAX then redis.call('HDEL', notes, 'a' .. digits(h[ATTEMPT] - NOTES_MAX)) end
   redis.call('HSET', notes, 'a' .. digits(h[ATTEMPT]), string.format(
-    '{"attempt":%d,"worker_id":"%s/%d","started_at":"%s","ended_at":"%s","error":%s}',
-    h[ATTEMPT], h[OWNER], h[SLOT], iso(h[STARTED]), ctx.iso, problem))
+    '{"attempt":%d,"worker_id":"%s","started_at":"%s","ended_at":"%s","error":%s}',
+    h[ATTEMPT], AGENT.worker(ctx, id, h), iso(h[STARTED]), ctx.iso, problem))
 end
 
 -- The dead letter of a task's last attempt.
@@ -134,11 +134,38 @@ local function fail_attempt(ctx, id, key, raw, h, body, outcome, delay_ms, probl
   local kind = outcome == 'timeout' and 'orchestration.task.timeout' or 'orchestration.task.failed'
   count_end(ctx, id, h, outcome == 'timeout' and TIMEOUT or FAILED, group, step, problem)
   emit_task(ctx, kind, id, h, head, correlation, trace, string.format(
-    '"error":%s,"retry_count":%d,"attempts":%d,"worker_id":"%s/%d","failed_at":"%s"',
-    problem, h[RETRIES], h[ATTEMPT], h[OWNER], h[SLOT], ctx.iso))
+    '"error":%s,"retry_count":%d,"attempts":%d,"worker_id":"%s","failed_at":"%s"',
+    problem, h[RETRIES], h[ATTEMPT], AGENT.worker(ctx, id, h), ctx.iso))
   bury(ctx, id, raw, h, head, correlation, trace, reason, problem)
   save(ctx, key, raw, h, problem)
   return 'ok'
+end
+
+-- Ends a running attempt with a result. `extra` is what the event carries in place of a large one. The entry of the attempt must
+-- have been gathered for `retire` already.
+local function complete_attempt(ctx, id, key, raw, h, body, worker, data, extra)
+  local duration = ctx.now - h[STARTED]
+  if duration < 0 then duration = 0 end
+  ctx.count.running = ctx.count.running - 1
+  ctx.count.duration_ms = ctx.count.duration_ms + duration
+  h[LOSSES] = 0
+  -- What events carry of it.
+  local result = extra == '' and data or 'null,' .. extra
+  count_end(ctx, id, h, COMPLETED, body[5], body[6], result)
+  emit_task(ctx, 'orchestration.task.completed', id, h, body[2], body[3], body[4],
+    '"result":' .. result .. ',"duration_ms":' .. digits(duration) ..
+    ',"worker_id":"' .. worker .. '","completed_at":"' .. ctx.iso .. '"')
+  save(ctx, key, raw, h, data)
+end
+
+-- The attempt ends with its owner: it counts, and the task returns at once unless it is out of tries.
+local function lose(ctx, id, raw, h, problem)
+  local body = { read_body(raw) }
+  if h[OWNER] == AGENT.OWNER then AGENT.part(ctx, id, h) end
+  h[LOSSES] = h[LOSSES] + 1
+  local outcome = h[LOSSES] >= LOSSES_MAX and 'rejected' or 'failed'
+  finish_entry(ctx, stream_of(ctx, h, body[1], body[2]), h[ENTRY_MS], h[ENTRY_SEQ])
+  fail_attempt(ctx, id, task_key(ctx, id), raw, h, body, outcome, 0, problem, 'lost')
 end
 
 -- Keeps the number of ends in each of the last seconds, for the throughput of the last minute. A ring: the second of 64
@@ -161,7 +188,11 @@ local function cancel_task(ctx, id, raw, h, reason, cause, members, root)
     if has(h, IS_STEP) then set_flag(h, IN_DOUBT) end
     finish_entry(ctx, stream_of(ctx, h, queue, head), h[ENTRY_MS], h[ENTRY_SEQ])
     ctx.count.running = ctx.count.running - 1
-    ring(ctx, 'cancel', id)
+    if h[OWNER] == AGENT.OWNER then
+      AGENT.part(ctx, id, h, reason, correlation, trace)
+    else
+      ring(ctx, 'cancel', id)
+    end
   else
     local field = WAITING[h[RANK]]
     ctx.count[field] = ctx.count[field] - 1
@@ -170,6 +201,7 @@ local function cancel_task(ctx, id, raw, h, reason, cause, members, root)
       redis.call('ZREM', ctx.prefix .. 'timers', id)
     elseif h[PLACE] ~= BLOCKED then
       if h[PLACE] == PARKED then ctx.count.parked = ctx.count.parked - 1 end
+      if h[PLACE] == AGENT.PLACE then ctx.count.handing = ctx.count.handing - 1 end
       redis.call('XDEL', stream_of(ctx, h, queue, head), entry_id(ctx, h))
     end
   end

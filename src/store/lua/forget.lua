@@ -21,7 +21,8 @@ do
     return not has(h, IN_GROUP) or not load_group(ctx, group)
   end
 
-  local function forget_keys(ctx, id)
+  local function forget_keys(ctx, id, h)
+    if has(h, AGENT.BY) then redis.call('UNLINK', AGENT.key(ctx, id)) end
     redis.call('UNLINK', task_key(ctx, id), ctx.prefix .. 'x:' .. id, dependencies_key(ctx, id), dependents_key(ctx, id))
   end
 
@@ -40,7 +41,7 @@ do
     if not h then return 0, 0 end
     if not is_terminal(h[STATE]) or h[SEQ] > seq then return 0, HEADER_BYTES end
     if not may_forget(ctx, h, group) then return 0, HEADER_BYTES end
-    forget_keys(ctx, id)
+    forget_keys(ctx, id, h)
     if group == '' then return 1, FORGET_RECORD_BYTES end
     local list = ctx.prefix .. 'group:' .. group
     local length = redis.call('LLEN', list)
@@ -77,7 +78,7 @@ do
       for _, id in ipairs(ids) do
         local h, group = read_short(ctx, id)
         if h and is_terminal(h[STATE]) then
-          forget_keys(ctx, id)
+          forget_keys(ctx, id, h)
           tasks = tasks + 1
         elseif h then
           -- One that lives all the same, and from now on only carries the name.
@@ -112,7 +113,7 @@ do
       if h and h[PLACE] == STAGED then
         local key = string.match(raw, '"key":"([^"]+)"$')
         if key then redis.call('HDEL', keys, key) end
-        forget_keys(ctx, ids[at])
+        forget_keys(ctx, ids[at], h)
         ctx.count.opening = ctx.count.opening - 1
         group.left, group.total = group.left - 1, group.total - 1
       end

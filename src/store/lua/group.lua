@@ -96,7 +96,7 @@ local function dependents_key(ctx, id) return ctx.prefix .. 'n:' .. id end
 
 local OWN_FIELDS = { left = true, start = true, failed = true }
 
--- The results of what a task depends on: names and JSON in turn; nil when they are too many for one call.
+-- The results of what a task depends on: names and JSON in turn; nil when they are too many for one call, or for `limit`.
 local INPUTS_MAX = 16
 
 -- The numbers of the steps that come before one: `a<n>`, where it is not all that stand before it.
@@ -113,11 +113,11 @@ end
 local STEP_INPUTS_MAX = 64
 
 -- The results of all steps before a saga's.
-local function read_step_inputs(ctx, id, saga)
+local function read_step_inputs(ctx, id, saga, limit)
   local key = ctx.prefix .. 's:' .. saga
   local number = redis.call('HGET', key, 'i' .. id)
   local numbers = steps_before(redis.call('HGET', key, 'a' .. number), tonumber(number))
-  if #numbers > STEP_INPUTS_MAX then return nil end
+  if #numbers > (limit or STEP_INPUTS_MAX) then return nil end
   local fields, ids, inputs = {}, {}, {}
   if #numbers == 0 then return inputs end
   for i, one in ipairs(numbers) do
@@ -134,10 +134,10 @@ local function read_step_inputs(ctx, id, saga)
   return inputs
 end
 
-local function read_inputs(ctx, id, h, group)
-  if has(h, IS_STEP) then return read_step_inputs(ctx, id, group) end
+local function read_inputs(ctx, id, h, group, limit)
+  if has(h, IS_STEP) then return read_step_inputs(ctx, id, group, limit) end
   local key = dependencies_key(ctx, id)
-  if redis.call('HLEN', key) > INPUTS_MAX + 3 then return nil end
+  if redis.call('HLEN', key) > (limit or INPUTS_MAX) + 3 then return nil end
   local fields, ids, names = redis.call('HGETALL', key), {}, {}
   for i = 1, #fields, 2 do
     if not OWN_FIELDS[fields[i]] then

@@ -32,7 +32,7 @@ end
 
 -- What only a walk over the streams tells, added to the facts.
 local function measure(ctx, facts)
-  local parked = 0
+  local parked, handing = 0, 0
   for _, name in ipairs(redis.call('SMEMBERS', ctx.prefix .. 'parks')) do
     for rank = 0, 3 do
       local stream = park_stream(ctx, name, rank)
@@ -41,11 +41,19 @@ local function measure(ctx, facts)
       parked = parked + length - (summary and not summary.err and summary[1] or 0)
     end
   end
+  for _, queue in ipairs(redis.call('SMEMBERS', ctx.prefix .. 'desks')) do
+    for rank = 0, 3 do
+      local stream = AGENT.stream(ctx, queue, rank)
+      local summary = redis.pcall('XPENDING', stream, GROUP)
+      handing = handing + redis.call('XLEN', stream) - (not summary.err and summary[1] or 0)
+    end
+  end
   local function fact(name, value)
     facts[#facts + 1] = name
     facts[#facts + 1] = value
   end
   fact('measured_parked', parked)
+  fact('measured_handing', handing)
   fact('measured_staging', redis.call('ZCARD', ctx.prefix .. 'staging'))
   fact('measured_backlog', redis.call('LLEN', ctx.prefix .. 'work'))
   fact('measured_shifting', redis.call('ZCARD', ctx.prefix .. 'shifting'))
@@ -80,8 +88,8 @@ local function inspect(keys, args)
     local h, queue, name, group = sight(ctx, id)
     if h then
       local word, detail = disagreement(ctx, id, h, queue, name)
-      tasks[#tasks + 1] = { h[STATE], h[PLACE], h[RANK], h[FLAGS], h[ATTEMPT], h[RETRIES], h[MAX_RETRIES], h[SEQ], h[OWNER],
-        is_excepted(ctx, h, group), word or '', detail or '' }
+      tasks[#tasks + 1] = { h[STATE], h[PLACE], h[RANK], h[FLAGS], h[ATTEMPT], h[RETRIES], h[MAX_RETRIES], h[SEQ],
+        h[OWNER] == AGENT.OWNER and AGENT.worker(ctx, id, h) or h[OWNER], is_excepted(ctx, h, group), word or '', detail or '' }
     else
       tasks[#tasks + 1] = {}
     end

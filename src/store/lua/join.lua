@@ -4,7 +4,8 @@ join: a replica makes itself known, and the partition's keys are made where they
 KEYS    1 meta    hash    the partition's schema, limits and counters
         2 none    -       never exists; makes a half-migrated slot answer TRYAGAIN
 ARGV    1 replica  2 partitions  3 max_size or ''  4 max_running or ''  5 workers ('' only makes the keys: the caller
-        publishes or asks, and never holds a task)  6 started_at (RFC 3339)  7 announce ('1' or '0')  8... names of the tasks it can run
+        publishes or asks, and never holds a task)  6 started_at (RFC 3339)  7 announce ('1' or '0')  8... names of the tasks it can run,
+        or whose tasks an agent carries out: "name agent silence_ms timeout_ms"
 Returns { 'ok' } | { 'schema', found } | { 'partitions', found }; writes nothing unless ok. O(names).
 ]]
 local function join(keys, args)
@@ -25,9 +26,23 @@ local function join(keys, args)
   local is_new = redis.call('HSETNX', ctx.prefix .. 'beats', replica, 0) == 1
   redis.call('HSET', ctx.prefix .. 'replica:' .. replica, 'workers', args[5], 'started_at', args[6], 'seen_ms',
     string.format('%d', ctx.now))
+  local assigns = {}
   for i = 8, #args do
-    redis.call('SADD', ctx.prefix .. 'can:' .. replica, args[i])
-    redis.call('ZADD', ctx.prefix .. 'handlers', ctx.now, args[i])
+    local name, agent = string.match(args[i], '^(%S+) ?(.*)$')
+    redis.call('ZADD', ctx.prefix .. 'handlers', ctx.now, name)
+    if agent ~= '' then
+      redis.call('HSET', ctx.prefix .. 'agent_names', name, agent)
+      AGENT.make_inbox(ctx, string.match(agent, '^%S+'))
+      assigns[#assigns + 1] = name
+    else
+      redis.call('SADD', ctx.prefix .. 'can:' .. replica, name)
+      -- A task of this name is the handler's from now on.
+      if ctx.count.agent_names > 0 then redis.call('HDEL', ctx.prefix .. 'agent_names', name) end
+    end
+  end
+  if #assigns > 0 then redis.call('HSET', ctx.prefix .. 'replica:' .. replica, 'assigns', table.concat(assigns, ' ')) end
+  if #assigns > 0 or ctx.count.agent_names > 0 then
+    redis.call('HSET', meta, 'agent_names', redis.call('HLEN', ctx.prefix .. 'agent_names'))
   end
   if is_new and args[7] == '1' then
     emit_replica(ctx, replica, 'orchestration.worker_pool.status', '"state":"joined","workers":' .. args[5])

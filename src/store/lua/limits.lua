@@ -25,8 +25,12 @@ local function limits(keys, args)
   change[#change + 1] = 'limits_set'
   change[#change + 1] = (is_set.size and 'size' or '') .. (is_set.running and ' running' or '')
   redis.call(unpack(change))
+  if args[3] ~= '' then ctx.max_running = tonumber(args[3]) end
   emit_operator(ctx, 'set', args[6], args[4], args[5] .. args[7])
   ring(ctx, 'room', '')
+  AGENT.hand_over(ctx)
+  retire(ctx)
+  close(ctx)
   return { 'ok' }
 end
 

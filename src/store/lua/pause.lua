@@ -22,6 +22,8 @@ local function pause(keys, args)
   end
   ctx.count.paused = redis.call('HLEN', paused)
   emit_operator(ctx, action, '"' .. queue .. '"', args[4], args[5])
+  AGENT.hand_over(ctx)
+  retire(ctx)
   close(ctx)
   -- Also for a pause: whoever waits behind the queue's streams looks anew for what to wait behind.
   ring(ctx, action, queue)

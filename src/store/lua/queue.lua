@@ -25,9 +25,13 @@ local function park_stream(ctx, name, rank) return ctx.prefix .. 'parked:' .. na
 
 local function task_name_of(head) return string.match(head, '^"task_name":"([^"]*)"') end
 
+-- Where what is for agents waits and runs beside a queue.
+function AGENT.stream(ctx, queue, rank) return ctx.prefix .. 'agents:' .. queue .. ':' .. RANKS[rank] end
+
 -- The stream that holds the entry of a queued, parked or running task.
 local function stream_of(ctx, h, queue, head)
   if h[PLACE] == PARKED then return park_stream(ctx, task_name_of(head), h[RANK]) end
+  if h[PLACE] == AGENT.PLACE then return AGENT.stream(ctx, queue, h[RANK]) end
   return queue_stream(ctx, queue, h[RANK])
 end
 
@@ -107,6 +111,13 @@ end
 -- Puts a pending task at the tail of its priority.
 local function enqueue(ctx, id, h, queue)
   ensure_queue(ctx, queue)
+  if h[FLAGS] >= AGENT.FOR and has(h, AGENT.FOR) then
+    AGENT.ensure(ctx, queue)
+    set_entry(h, add_entry(AGENT.stream(ctx, queue, h[RANK]), next_entry(ctx), id))
+    h[PLACE] = AGENT.PLACE
+    ctx.count.handing = ctx.count.handing + 1
+    return aside(ctx, queue, h[RANK], 1)
+  end
   set_entry(h, add_entry(queue_stream(ctx, queue, h[RANK]), next_entry(ctx), id))
   h[PLACE] = QUEUED
 end

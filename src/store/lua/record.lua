@@ -3,8 +3,10 @@ record: one task as one string, a header of fixed width that changes and a body 
 
 A string, since MGET and MSET move a whole batch in one command each; as hashes the same batch costs three times the
 CPU. The body is `queue \n task_name \n group \n trigger_event_id \n correlation_id \n trace \n spec`: the group is a workflow's
-id, or a saga's with a space and the step behind it; the event id is the inside of a JSON string, the correlation id empty
-where it is the event id, the spec JSON that passes through untouched. Behind the body stands the result of a
+id, or a saga's with a space and the step behind it; behind the name stand the agent that a task is for and how long that may
+be silent and may take, in ms, with a space before each; the event id is the inside of a JSON string, the correlation id empty
+where it is the event id, the spec JSON that passes through untouched, with how long args, kwargs and metadata in it are in
+front (`a.k.m`) where it has any. Behind the body stands the result of a
 completed task, or the error of a failed one. What few tasks need (the errors of earlier attempts) is in a hash beside it.
 `src/store/record.rs` reads the same layout.
 ]]
@@ -23,6 +25,10 @@ local HAS_DEPENDENCIES, HAS_DEPENDENTS, IN_GROUP, IS_STEP, IS_COMPENSATION, IN_D
 -- Where the flags stand in a record, and how.
 local FLAGS_AT, FLAGS_FORM = 4, '>H'
 local NOBODY = '----------'
+-- All about tasks that agents carry out, in one table, since Lua knows no more than 200 locals; see agent.lua. Flags: FOR, its
+-- body names the agent that it is for; BY, an agent has or had it. OWNER stands where an agent holds a task, and PLACE where one
+-- that is for an agent waits and runs.
+local AGENT = { FOR = 256, BY = 512, OWNER = 'agent-----', PLACE = 65 }
 -- Above this size a change of the header is written in place instead of rewriting the whole string.
 local SMALL_BYTES = 2048
 
@@ -41,12 +47,12 @@ local function has(h, flag) return bit.band(h[FLAGS], flag) ~= 0 end
 
 local function set_flag(h, flag) h[FLAGS] = bit.bor(h[FLAGS], flag) end
 
--- queue, head, correlation_id, trace, group, step, name, where head is what the payloads of all the task's events share. A
+-- queue, head, correlation_id, trace, group, step, name, agent, where head is what the payloads of all the task's events share. A
 -- body that is none is read as that of a task without a name.
 local function read_body(raw)
-  local queue, name, group, event, correlation, trace =
-    string.match(raw, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n', HEADER_BYTES + 1)
-  if not queue then queue, name, group, event, correlation, trace = 'default', '', '', '', '', '' end
+  local queue, name, agent, group, event, correlation, trace =
+    string.match(raw, '^([^\n]*)\n([^\n ]*) ?([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n', HEADER_BYTES + 1)
+  if not queue then queue, name, agent, group, event, correlation, trace = 'default', '', '', '', '', '', '' end
   local workflow, step = 'null', nil
   if group ~= '' then
     local space = string.find(group, ' ', 1, true)
@@ -61,7 +67,7 @@ local function read_body(raw)
   -- Left out where it is the trigger's id, as it is unless a caller named a chain.
   if correlation == '' then correlation = event end
   return queue, '"task_name":"' .. name .. '","workflow_id":' .. workflow .. ',"trigger_event_id":"' .. event .. '"',
-    correlation, trace, group, step, name
+    correlation, trace, group, step, name, agent
 end
 
 local function pack_header(h)

@@ -86,13 +86,19 @@ local function repair_task(ctx, id)
   if not word then return false end
   local key = task_key(ctx, id)
   local raw = redis.call('GET', key)
-  local stream = h[PLACE] == PARKED and park_stream(ctx, name, h[RANK]) or queue_stream(ctx, queue, h[RANK])
+  local stream = stream_of(ctx, h, queue, '"task_name":"' .. name .. '"')
   if h[STATE] == RUNNING then
     if word == 'other_holder' then return false end
+    if word == 'no_timer' then
+      redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', ctx.now), id)
+      return true
+    end
     -- Who lives ends its attempt by itself.
     if redis.call('HEXISTS', ctx.prefix .. 'beats', h[OWNER]) == 1 then return false end
     drop_entries(ctx, stream, { entry_id(ctx, h) })
-    local problem = '{"type":"lost","message":"replica ' .. h[OWNER] .. ' is gone, and the entry of the task with it"}'
+    local who = h[OWNER] == AGENT.OWNER and AGENT.worker(ctx, id, h) or 'replica ' .. h[OWNER]
+    if h[OWNER] == AGENT.OWNER then AGENT.part(ctx, id, h) end
+    local problem = '{"type":"lost","message":"' .. who .. ' is gone, and the entry of the task with it"}'
     fail_attempt(ctx, id, key, raw, h, { read_body(raw) }, 'failed', 0, problem, 'lost')
     return true
   end
@@ -108,6 +114,10 @@ local function repair_task(ctx, id)
       make_group(h[PLACE] == PARKED and park_stream(ctx, name, rank) or queue_stream(ctx, queue, rank))
     end
     if h[PLACE] == QUEUED then ensure_queue(ctx, queue) end
+    if h[PLACE] == AGENT.PLACE then
+      redis.call('SADD', ctx.prefix .. 'desks', queue)
+      for rank = 0, 3 do make_group(AGENT.stream(ctx, queue, rank)) end
+    end
     return true
   else
     -- What is left of its entry, held or passed over, goes: the new one is the one.
@@ -116,6 +126,10 @@ local function repair_task(ctx, id)
       ctx.count.parked = math.max(0, ctx.count.parked - 1)
     end
     redis.pcall('XACK', stream, GROUP, entry_id(ctx, h))
+    if h[PLACE] == AGENT.PLACE then
+      ctx.count.handing = ctx.count.handing - 1
+      aside(ctx, queue, h[RANK], -1)
+    end
   end
   enqueue(ctx, id, h, queue)
   save(ctx, key, raw, h)
@@ -162,6 +176,7 @@ local function repair(keys, args)
       if repair_task(ctx, args[at]) then mended = mended + 1 end
     end
     follow(ctx, FOLLOW_BUDGET)
+    AGENT.hand_over(ctx)
     retire(ctx)
     count_rate(ctx)
     if mended > 0 then ring(ctx, 'work', '') end

@@ -76,6 +76,8 @@ local function requeue(keys, args)
     answers[#answers + 1] = requeue_one(ctx, args[at], args[at + 1], args[at + 2], args[2], args[3])
     if ctx.moved >= REQUEUE_BYTES then break end
   end
+  AGENT.hand_over(ctx)
+  retire(ctx)
   close(ctx)
   return { 'ok', answers }
 end

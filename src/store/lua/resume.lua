@@ -13,6 +13,7 @@ local function resume(keys, args)
   local word = 'missing'
   if group and group.kind == 'saga' and group.state ~= 'S' then word = SAGA.resumed(ctx, group, args[3]) end
   follow(ctx, FOLLOW_BUDGET)
+  AGENT.hand_over(ctx)
   retire(ctx)
   close(ctx)
   return { 'ok', word }

@@ -121,9 +121,11 @@ do
       id = again
       redis.call('HSET', steps, 'c' .. id, number)
     end
-    local queue, rank, max_retries = string.match(routing, '^(%S+) (%d) (%d+)$')
+    local queue, rank, max_retries, wanted = string.match(routing, '^(%S+) (%d) (%d+) ?(%S*)$')
     h = { PENDING, QUEUED, tonumber(rank), 0, IN_GROUP + IS_COMPENSATION + HAS_DEPENDENCIES, 0, 0,
       tonumber(max_retries), 1, 0, 0, NOBODY, 0, ctx.now, 0, 0, #body }
+    local agent = AGENT.route(ctx, string.match(body, '^[^\n]*\n([^\n]*)'), wanted ~= '' and wanted or nil)
+    if agent then body, payload = AGENT.assign(h, body, payload, agent) end
     enqueue(ctx, id, h, queue)
     raw = pack_header(h) .. body
     redis.call('SET', task_key(ctx, id), raw)
@@ -275,7 +277,12 @@ do
           cancel_task(ctx, ids[i], raw, h, 'saga_aborted', cause, members or '', group.root ~= '' and group.root or nil)
         elseif h[STATE] == RUNNING and SAGA.gives_up(ctx, id) then
           -- Its handler is told; the step has ended when the handler has.
-          ring(ctx, 'abort', ids[i])
+          if h[OWNER] == AGENT.OWNER then
+            -- Nobody sees the end of what an agent does: it is told, and the step is in doubt.
+            cancel_task(ctx, ids[i], raw, h, 'saga_aborted', cause, members or '', group.root ~= '' and group.root or nil)
+          else
+            ring(ctx, 'abort', ids[i])
+          end
         end
       end
     end

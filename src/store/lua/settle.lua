@@ -58,18 +58,7 @@ local function settle(keys, args)
       end
       finish_entry(ctx, stream_of(ctx, h, body[1], head), h[ENTRY_MS], h[ENTRY_SEQ])
       if outcome == 'completed' then
-        local duration = ctx.now - h[STARTED]
-        if duration < 0 then duration = 0 end
-        ctx.count.running = ctx.count.running - 1
-        ctx.count.duration_ms = ctx.count.duration_ms + duration
-        h[LOSSES] = 0
-        -- What events carry of it.
-        local result = verdict.extra == '' and data or 'null,' .. verdict.extra
-        count_end(ctx, id, h, COMPLETED, body[5], body[6], result)
-        emit_task(ctx, 'orchestration.task.completed', id, h, head, correlation, trace,
-          '"result":' .. result .. ',"duration_ms":' .. digits(duration) ..
-          ',"worker_id":"' .. ctx.replica .. '/' .. digits(h[SLOT]) .. '","completed_at":"' .. ctx.iso .. '"')
-        save(ctx, keys_of_ids[i], raw, h, data)
+        complete_attempt(ctx, id, keys_of_ids[i], raw, h, body, ctx.replica .. '/' .. digits(h[SLOT]), data, verdict.extra)
         words[i] = 'ok'
       elseif outcome == 'released' then
         local field = WAITING[h[RANK]]

@@ -9,7 +9,7 @@ ARGV    1 replica  2 who asks (see create)  3 free slots ("0,3")  4 runs any tas
         11 head ("name JSON \n policy \n priority \n correlation_id \n cause \n trace"), of the group's own events
         12 names of all its tasks, comma-separated; checked with the first chunk  13 queues, likewise
         14 steps of a saga: field and value in turn for `s:<saga>`, as a flat list of netstrings; '' for a workflow
-        then four for each task: id, routing ("queue rank max_retries flags start key total", then of the `total` tasks it
+        then four for each task: id, routing ("queue rank max_retries flags start key total", with "@agent" behind the flags where the caller named one, then of the `total` tasks it
         depends on those that fit, as id and input name, each with a leading space), payload (of the created event, without
         its last members), body; or more that a task of a chunk before depends on: id, '+' and those, '', ''
 Returns { 'ok', word, started }: ok (known now), more (the chunk is kept), duplicate (this very request made it before),
@@ -60,10 +60,15 @@ local function stage_tasks(ctx, group, args, first_arg)
       end
     elseif not records[i] then
       local queue, rank, max_retries, flags, start, key, total, depends_on =
-        string.match(routing, '^(%S+) (%d) (%d+) (%d+) (%S+) (%S+) (%d+)(.*)$')
+        string.match(routing, '^(%S+) (%d) (%d+) (%d+)@?%S* (%S+) (%S+) (%d+)(.*)$')
       ensure_queue(ctx, queue)
       local h = { PENDING, STAGED, tonumber(rank), 0, tonumber(flags), 0, 0, tonumber(max_retries), 0, 0, 0, NOBODY, 0,
         ctx.now, 0, 0, #body }
+      local wanted = string.match(routing, '^%S+ %d %d+ %d+@(%S+)')
+      if wanted or ctx.count.agent_names > 0 then
+        local agent = AGENT.route(ctx, string.match(body, '^[^\n]*\n([^\n]*)'), wanted)
+        if agent then body, payload = AGENT.assign(h, body, payload, agent) end
+      end
       local writes = ctx.writes
       writes[#writes + 1] = task_key(ctx, id)
       writes[#writes + 1] = pack_header(h) .. body .. start .. '\n' .. payload

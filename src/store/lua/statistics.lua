@@ -36,8 +36,8 @@ local function statistics(keys, args)
   if not ctx then return refusal end
   local counters = { 'max_size', ctx.max_size, 'max_running', ctx.max_running }
   for name, value in pairs(ctx.count) do
-    -- The number of the last entry is kept among the counters and is none.
-    if name ~= 'entry_ms' and name ~= 'entry_seq' then
+    -- Kept among the counters, and none that says anything to others.
+    if name ~= 'entry_ms' and name ~= 'entry_seq' and name ~= 'handing' and name ~= 'agent_names' then
       counters[#counters + 1] = name
       counters[#counters + 1] = value
     end
@@ -45,6 +45,8 @@ local function statistics(keys, args)
   local queues, oldest, held, ready = {}, -1, {}, { -1, -1, -1, -1 }
   local paused, is_paused = redis.call('HGETALL', ctx.prefix .. 'paused'), {}
   for i = 1, #paused, 2 do is_paused[paused[i]] = true end
+  local desks = {}
+  for _, name in ipairs(redis.call('SMEMBERS', ctx.prefix .. 'desks')) do desks[name] = true end
   -- How much of a stream waits and runs, and since when.
   local function look(stream)
     local length = redis.call('XLEN', stream)
@@ -59,6 +61,12 @@ local function statistics(keys, args)
     local row, since = { name }, -1
     for rank = 0, 3 do
       local waiting, running, head = look(queue_stream(ctx, name, rank))
+      if desks[name] then
+        -- What waits there is counted aside.
+        local _, by_agents, first = look(AGENT.stream(ctx, name, rank))
+        running = running + by_agents
+        since = earlier(since, first)
+      end
       row[#row + 1] = { waiting, running }
       since = earlier(since, head)
       if not is_paused[name] then ready[rank + 1] = earlier(ready[rank + 1], head) end

@@ -32,6 +32,7 @@ local function stop(keys, args)
     add_work(ctx, 's ' .. id .. ' 0 ' .. cause .. '\n' .. members)
   end
   follow(ctx, FOLLOW_BUDGET)
+  AGENT.hand_over(ctx)
   retire(ctx)
   count_rate(ctx)
   close(ctx)

@@ -3,7 +3,8 @@ take: gives waiting tasks to free slots; the common end of every function that c
 
 Strict priority, first in first out within one, with one exception: while a lower priority's oldest entry has waited
 longer than `max_wait_ms`, every eighth task served is the oldest such entry. Tasks are marked RUNNING only here, one
-for one with a free slot of the caller, and never one of a paused queue.
+for one with a free slot of the caller, and never one of a paused queue. What is for agents needs no slot: whoever calls hands it
+over, in the same order and under the same limits (see agent.lua).
 ]]
 -- A library may have 200 locals at its outermost level; what only this part knows does not count there.
 local parse_slots, queue_names, undelivered_since, take
@@ -13,6 +14,8 @@ local RESCUE_EVERY = 8
 local RISKY_PAUSE_MS = 1000
 -- How often a call looks at a stream whose head it may not start, for each slot, so that its work stays bounded.
 local LOOKS_MAX = 4
+-- How many tasks one call hands over to agents at most.
+local HAND_BATCH = 100
 
 -- Slots from text such as "0,1,5".
 parse_slots = function(text)
@@ -53,6 +56,7 @@ end
 -- Whether the caller runs tasks of this name; `any` callers run all, one that tries a name runs `only` that.
 local function can_run(ctx, request, name)
   if request.only then return name == request.only end
+  if request.names then return request.names[name] end
   if request.any then return true end
   local known = request.known
   if known[name] == nil then
@@ -78,13 +82,19 @@ local function streams_of_rank(ctx, request, rank)
   for _, name in ipairs(request.queues) do
     streams[#streams + 1] = { key = queue_stream(ctx, name, rank) }
   end
+  if ctx.count.handing > 0 then
+    for _, name in ipairs(AGENT.queues(ctx, request)) do
+      streams[#streams + 1] = { key = AGENT.stream(ctx, name, rank), agents = true }
+    end
+  end
   return streams
 end
 
--- Delivers up to `count` entries of a stream to the caller's consumer.
-local function deliver(ctx, key, count)
+-- Delivers up to `count` entries of a stream to the caller's consumer; what is for agents is moved to theirs.
+local function deliver(ctx, request, stream, count)
+  local key, consumer = stream.key, stream.agents and 'agent:' or request.consumer or ctx.replica
   for look = 1, 2 do
-    local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, ctx.replica, 'COUNT', count, 'STREAMS', key, '>')
+    local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', count, 'STREAMS', key, '>')
     if not reply then return {} end
     if not reply.err then return reply[1][2] end
     -- Somebody removed the group or the stream; the repair is to make it anew.
@@ -95,7 +105,12 @@ end
 
 -- Leaves an entry with the replica that runs its task: the group was removed and made anew, and hands out again what is
 -- under way. An owner that has died meanwhile is to be missed by somebody.
-local function leave_with_owner(ctx, key, entry, owner)
+local function leave_with_owner(ctx, key, entry, owner, id)
+  if owner == AGENT.OWNER then
+    local agent = redis.call('HGET', AGENT.key(ctx, id), 'agent') or ''
+    redis.call('XCLAIM', key, GROUP, 'agent:' .. agent, 0, entry, 'JUSTID')
+    return
+  end
   redis.call('XCLAIM', key, GROUP, owner, 0, entry, 'JUSTID')
   redis.call('HSETNX', ctx.prefix .. 'beats', owner, 0)
 end
@@ -175,17 +190,22 @@ local function start(ctx, request, entries, stream, started)
     local ms, seq = entry_numbers(entry[1])
     local is_its_entry = h and h[ENTRY_MS] == ms and h[ENTRY_SEQ] == seq
     if is_its_entry and h[STATE] == RUNNING then
-      leave_with_owner(ctx, stream.key, entry[1], h[OWNER])
+      leave_with_owner(ctx, stream.key, entry[1], h[OWNER], id)
     elseif not is_its_entry or h[STATE] ~= PENDING then
       -- Not the entry that this task waits in: an outsider's, or one whose task is gone.
       if stream.parked then ctx.count.parked = ctx.count.parked - 1 end
+      if stream.agents then ctx.count.handing = ctx.count.handing - 1 end
       finish_entry(ctx, stream.key, ms, seq)
     else
       if stream.parked then ctx.count.parked = ctx.count.parked - 1 end
+      if stream.agents then ctx.count.handing = ctx.count.handing - 1 end
       local queue, head, correlation, trace, group, step, name = read_body(raw)
       if stream.parked then aside(ctx, queue, h[RANK], -1) end
-      if ctx.count.paused > 0 and paused_queues(ctx)[queue] then
-        -- Parked before its queue was paused. It waits there with the others, at the tail of its priority.
+      if stream.agents then
+        aside(ctx, queue, h[RANK], -1)
+        request.handed = request.handed + AGENT.hand(ctx, id, keys[i], raw, h, stream.key, entry[1])
+      elseif (ctx.count.paused > 0 and paused_queues(ctx)[queue]) or (request.queue and queue ~= request.queue) then
+        -- Parked before its queue was paused, or of another queue than is asked for. It waits there with the others, at the tail of its priority.
         finish_entry(ctx, stream.key, ms, seq)
         enqueue(ctx, id, h, queue)
         save(ctx, keys[i], raw, h)
@@ -201,6 +221,8 @@ local function start(ctx, request, entries, stream, started)
         ctx.count.parked = ctx.count.parked + 1
         save(ctx, keys[i], raw, h)
         ring(ctx, 'parked', name)
+      elseif request.agent then
+        started[#started + 1] = AGENT.lend(ctx, request, id, keys[i], raw, h)
       elseif h[LOSSES] >= LOSSES_MAX - 1 and not may_risk(ctx, id) then
         finish_entry(ctx, stream.key, ms, seq)
         h[PLACE] = DELAYED
@@ -233,12 +255,19 @@ local function start(ctx, request, entries, stream, started)
   end
 end
 
+-- How many more entries of a stream may start: as many as there are free slots, or as one call hands over to agents.
+local function room_for(ctx, request, stream, wanted, started)
+  local room = stream.agents and HAND_BATCH - request.handed or wanted - #started
+  if ctx.max_running > 0 then room = math.min(room, ctx.max_running - ctx.count.running) end
+  return room
+end
+
 -- Takes from one stream alone; a second look, since what was parked or dropped left slots free.
 local function take_from(ctx, request, stream, wanted, started)
   for look = 1, LOOKS_MAX * wanted do
-    local need = wanted - #started
+    local need = room_for(ctx, request, stream, wanted, started)
     if need <= 0 then return end
-    local entries = deliver(ctx, stream.key, need)
+    local entries = deliver(ctx, request, stream, need)
     start(ctx, request, entries, stream, started)
     if #entries < need then return end
   end
@@ -254,26 +283,29 @@ local function take_in_order(ctx, request, streams, wanted, started)
       waiting[#waiting + 1] = stream
     end
   end
-  for look = 1, LOOKS_MAX * wanted do
-    local need = wanted - #started
-    if need <= 0 or #waiting == 0 then return end
+  for look = 1, LOOKS_MAX * (wanted + (ctx.count.handing > 0 and HAND_BATCH or 0)) do
     local first, second
     for place, stream in ipairs(waiting) do
       local ms, seq = entry_numbers(stream.head)
       local candidate = { place = place, ms = ms, seq = seq }
-      if not first or ms < first.ms or (ms == first.ms and seq < first.seq) then
+      if room_for(ctx, request, stream, wanted, started) <= 0 then
+        -- No slot is left for it, or nothing may run.
+      elseif not first or ms < first.ms or (ms == first.ms and seq < first.seq) then
         first, second = candidate, first
       elseif not second or ms < second.ms or (ms == second.ms and seq < second.seq) then
         second = candidate
       end
     end
-    local stream, count = waiting[first.place], need
+    if not first then return end
+    local stream = waiting[first.place]
+    local need = room_for(ctx, request, stream, wanted, started)
+    local count = need
     if second then
       -- All that is older than the head of any other.
       local before = '(' .. entry_text(ctx, second.ms, second.seq)
       count = #redis.call('XRANGE', stream.key, stream.head, before, 'COUNT', need)
     end
-    local entries = deliver(ctx, stream.key, math.max(count, 1))
+    local entries = deliver(ctx, request, stream, math.max(count, 1))
     start(ctx, request, entries, stream, started)
     local last = entries[#entries]
     local next_entry = last and redis.call('XRANGE', stream.key, '(' .. last[1], '+', 'COUNT', 1)[1]
@@ -285,19 +317,30 @@ local function take_in_order(ctx, request, streams, wanted, started)
   end
 end
 
+-- Of the queues that tasks are handed out of, the one that is asked for.
+local function only_queue(request)
+  for _, name in ipairs(request.queues) do
+    if name == request.queue then return { name } end
+  end
+  return {}
+end
+
 -- Takes tasks for the free slots. Answers the started ones and, where `bells` are asked for, the streams to wait behind
 -- and an entry id that stands before all news of any of them.
 take = function(ctx, request)
   local started = {}
   local wanted = #request.slots
   -- One that was taken for dead and does not know it yet would put tasks where nobody looks for them.
-  if wanted > 0 and redis.call('HEXISTS', ctx.prefix .. 'beats', ctx.replica) == 0 then wanted = 0 end
+  if wanted > 0 and not request.consumer and redis.call('HEXISTS', ctx.prefix .. 'beats', ctx.replica) == 0 then wanted = 0 end
   if ctx.max_running > 0 then wanted = math.min(wanted, ctx.max_running - ctx.count.running) end
-  request.known = {}
-  if wanted > 0 then
+  request.known, request.handed = {}, 0
+  -- What is for agents needs no slot.
+  local hands_over = ctx.count.handing > 0 and not request.only and not (ctx.max_running > 0 and ctx.count.running >= ctx.max_running)
+  if wanted > 0 or hands_over then
     flush(ctx)
     -- What nobody may run just now is parked, so whoever tries it need not look anywhere else.
     request.queues = request.only and {} or open_queues(ctx)
+    if request.queue then request.queues = only_queue(request) end
     local due = math.floor((ctx.count.served % RESCUE_EVERY + wanted) / RESCUE_EVERY)
     -- A moment further away than any wait was written by a clock that has gone back since.
     if due > 0 and not request.only and (ctx.now >= ctx.overdue_ms or ctx.overdue_ms > ctx.now + request.max_wait_ms) then
@@ -307,7 +350,7 @@ take = function(ctx, request)
           redis.call('HSET', ctx.meta, 'overdue_ms', string.format('%d', earliest))
           break
         end
-        start(ctx, request, deliver(ctx, overdue.key, 1), overdue, started)
+        start(ctx, request, deliver(ctx, request, overdue, 1), overdue, started)
       end
     end
     for rank = 0, 3 do
@@ -315,21 +358,28 @@ take = function(ctx, request)
       -- ever be wrong, no task waits for ever.
       if request.bells or ctx.count[WAITING[rank]] > 0 then
         local streams = streams_of_rank(ctx, request, rank)
-        if #streams == 1 then
+        if #streams == 1 and not streams[1].agents then
           take_from(ctx, request, streams[1], wanted, started)
         else
           take_in_order(ctx, request, streams, wanted, started)
         end
       end
-      if #started >= wanted then break end
+      if #started >= wanted and (ctx.count.handing == 0 or not hands_over) then break end
+    end
+    if request.handed >= HAND_BATCH and ctx.count.handing > 0 then
+      ctx.is_hand_full = true
+      ring(ctx, 'work', '')
     end
   end
   if not request.bells or #started >= #request.slots then return started, {} end
   request.queues = request.queues or open_queues(ctx)
+  if request.queue then request.queues = only_queue(request) end
   -- Entries are numbered by the clock: what enters from now on has a later id than the end of the millisecond before.
   local bells = { string.format('%d-18446744073709551615', ctx.now - 1) }
   for rank = 0, 3 do
-    for _, stream in ipairs(streams_of_rank(ctx, request, rank)) do bells[#bells + 1] = stream.key end
+    for _, stream in ipairs(streams_of_rank(ctx, request, rank)) do
+      if not stream.agents then bells[#bells + 1] = stream.key end
+    end
   end
   return started, bells
 end

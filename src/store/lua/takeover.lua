@@ -10,15 +10,6 @@ ARGV    1 replica  2 victim  3 beat of the victim that the caller saw  4 limit
 Returns { 'ok', moved, done ('1' when nothing of the victim is left) } | { 'alive' } | { 'schema', found }.
         O(limit + streams).
 ]]
--- The attempt ends with its owner: it counts, and the task returns at once unless it is out of tries.
-local function lose(ctx, id, raw, h, problem)
-  local body = { read_body(raw) }
-  h[LOSSES] = h[LOSSES] + 1
-  local outcome = h[LOSSES] >= LOSSES_MAX and 'rejected' or 'failed'
-  finish_entry(ctx, stream_of(ctx, h, body[1], body[2]), h[ENTRY_MS], h[ENTRY_SEQ])
-  fail_attempt(ctx, id, task_key(ctx, id), raw, h, body, outcome, 0, problem, 'lost')
-end
-
 local function takeover(keys, args)
   local ctx, refusal = open(keys, args[1])
   if not ctx then return refusal end
@@ -45,6 +36,7 @@ local function takeover(keys, args)
     end
   end
   follow(ctx, FOLLOW_BUDGET)
+  AGENT.hand_over(ctx)
   retire(ctx)
   count_rate(ctx)
   close(ctx)

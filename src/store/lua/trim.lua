@@ -123,6 +123,7 @@ local function tidy(ctx, kept)
     for rank = 0, 3 do streams[rank] = park_stream(ctx, name, rank) end
     if forget_streams(streams, math.huge) then redis.call('SREM', ctx.prefix .. 'parks', name) end
   end
+  AGENT.tidy(ctx, kept[1], forget_streams)
   for _, name in ipairs(queue_names(ctx)) do
     if name ~= 'default' then
       local streams = {}

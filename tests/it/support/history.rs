@@ -219,7 +219,13 @@ async fn check_store(redis: &TestRedis, tasks: &BTreeMap<TaskId, Folded>) {
 
 /// What runs is what is pending in the streams, and what has ended is nowhere.
 async fn check_streams(redis: &TestRedis, tasks: &BTreeMap<TaskId, Folded>) {
-    let delayed: usize = redis.ask(&["ZCARD", "waooaw:{0}:timers"]).await;
+    let timers: Vec<String> = redis.ask(&["ZRANGE", "waooaw:{0}:timers", "0", "-1"]).await;
+    // Those of running tasks look after agents.
+    let is_pending = |id: &&String| {
+        let task = id.parse().ok().and_then(|id: TaskId| tasks.get(&id));
+        task.is_some_and(|task| task.state == TaskState::Pending)
+    };
+    let delayed = timers.iter().filter(is_pending).count();
     let (mut entries, mut running) = (0, 0);
     for stream in redis.task_streams().await {
         entries += redis.ask::<usize>(&["XLEN", &stream]).await;

@@ -303,7 +303,11 @@ impl TestRedis {
     /// All streams that hold tasks.
     pub(crate) async fn task_streams(&self) -> Vec<String> {
         let mut streams = Vec::new();
-        for (registry, kind) in [("waooaw:{0}:queues", "queue"), ("waooaw:{0}:parks", "parked")] {
+        for (registry, kind) in [
+            ("waooaw:{0}:queues", "queue"),
+            ("waooaw:{0}:parks", "parked"),
+            ("waooaw:{0}:desks", "agents"),
+        ] {
             for name in self.ask::<Vec<String>>(&["SMEMBERS", registry]).await {
                 for priority in ["high", "normal", "low", "background"] {
                     streams.push(format!("waooaw:{{0}}:{kind}:{name}:{priority}"));
