@@ -41,6 +41,7 @@ mod memory;
 mod metrics;
 mod network;
 mod outage;
+mod outside;
 mod partitions;
 mod pausing;
 mod policies;

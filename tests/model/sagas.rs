@@ -463,8 +463,8 @@ impl World {
                 }
             }
             SagaOp::Promote => {
-                let (count, _) = self.store.promote(partition, nobody, 100).await.map_err(said)?;
-                SagaReply::Count(usize::try_from(count).unwrap())
+                let promoted = self.store.promote(partition, nobody, 100).await.map_err(said)?;
+                SagaReply::Count(usize::try_from(promoted.count).unwrap())
             }
         })
     }

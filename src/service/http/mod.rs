@@ -10,6 +10,7 @@
 )]
 
 mod access;
+mod agents;
 mod body;
 mod dead_letters;
 mod events;
@@ -117,6 +118,7 @@ fn routes() -> Routes {
     let routes = scale::routes(routes);
     let routes = triggers::routes(routes);
     let routes = tasks::routes(routes);
+    let routes = agents::routes(routes);
     let routes = groups::routes(routes);
     let routes = dead_letters::routes(routes);
     let routes = events::routes(routes);

@@ -147,7 +147,7 @@ fn describe(routes: &Routes) -> Value {
     })
 }
 
-const TAGS: [(&str, &str); 10] = [
+const TAGS: [(&str, &str); 11] = [
     ("health", "Whether it lives and works, and what it offers"),
     ("triggers", "Starting things, and events about what exists"),
     ("tasks", "Single pieces of work"),
@@ -155,6 +155,10 @@ const TAGS: [(&str, &str); 10] = [
     ("sagas", "Steps that can be undone"),
     ("dead letters", "What failed for good or was rejected"),
     ("queues", "Where tasks wait"),
+    (
+        "agents",
+        "Work from outside: claim tasks, say how it goes, end attempts",
+    ),
     ("workers", "What runs them"),
     ("figures", "Counts and measures"),
     ("events", "The log"),
