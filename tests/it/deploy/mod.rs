@@ -9,6 +9,7 @@ mod compose;
 mod dashboard;
 mod dockerfile;
 mod kubernetes;
+mod live;
 mod rules;
 mod tools;
 
