@@ -15,9 +15,9 @@ const README: &str = include_str!("../../README.md");
 const MAKEFILE: &str = include_str!("../../Makefile");
 
 /// The commands in the blocks for a shell, each on one line.
-fn commands() -> Vec<String> {
+fn commands(page: &str) -> Vec<String> {
     let mut commands = Vec::new();
-    let mut parts = README.split("\n```");
+    let mut parts = page.split("\n```");
     while let (Some(_), Some(block)) = (parts.next(), parts.next()) {
         let Some((language, lines)) = block.split_once('\n') else {
             continue;
@@ -84,7 +84,7 @@ async fn every_line_of_the_readme_for_a_shell_has_the_effect_that_it_states() {
     let _replica = redis.replica().start().await;
     let mut triggers = 0;
 
-    for line in commands() {
+    for line in commands(README) {
         if let Some(target) = line.strip_prefix("make ") {
             assert!(MAKEFILE.contains(&format!("\n{target}:")), "{line}");
         } else if line.contains("waooaw serve") || line.contains("waooaw dev") {
@@ -138,23 +138,66 @@ async fn every_line_of_the_readme_for_a_shell_has_the_effect_that_it_states() {
     check_all_ended(&redis).await;
 }
 
+/// A saga that answers to the name that docs/sagas.md uses.
+const SAGA: &str = "saga_id: order-4711\nsteps:\n  - {name: reserve, action: noop, compensation: noop}\n";
+
 #[tokio::test]
-async fn every_command_of_the_runbook_for_a_shell_runs() {
+async fn every_line_of_the_other_pages_for_a_shell_runs() {
     let redis = TestRedis::start_durable().await;
-    let _replica = redis.replica().start().await;
-    let runbook = include_str!("../../docs/operations.md");
-    let blocks = runbook.split("\n```sh\n").skip(1);
-    let lines = blocks.flat_map(|block| block.split("\n```").next().unwrap().lines());
+    let settings = redis.replica().set("WAOOAW_QUEUE__REFERENCE_WAIT", "1s");
+    let _replica = settings.start().await;
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let mut ran = 0;
 
-    for line in lines {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        assert_eq!(words[0], "waooaw", "say here what is to be seen of it: {line}");
-        Cli::on(&redis, &words[1..]).run().await.expect(0);
-        ran += 1;
+    for page in std::fs::read_dir(folder).unwrap() {
+        let page = page.unwrap();
+        // Those of docs/http.md are tried, each with its outcome, in `http_docs`.
+        if page.path().extension().is_none_or(|ending| ending != "md") || page.file_name() == "http.md" {
+            continue;
+        }
+        for line in commands(&std::fs::read_to_string(page.path()).unwrap()) {
+            let words = words(&line);
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            match words[0] {
+                "redis-cli" => {
+                    redis_cli(&redis, &line.replacen("redis-cli", "redis-cli -p PORT", 1)).await;
+                }
+                // What has ended can be neither cancelled nor resumed, and that is said.
+                "waooaw" if words[1] == "saga" && ["cancel", "resume"].contains(&words[2]) => {
+                    Cli::on(&redis, &words[1..]).run().await.expect(1);
+                }
+                "waooaw" => {
+                    let cli = Cli::on(&redis, &words[1..]).file("order.yaml", SAGA);
+                    cli.run().await.expect(0);
+                }
+                "df" => {
+                    let mut shell = tokio::process::Command::new("sh");
+                    let output = shell
+                        .args(["-c", &line])
+                        .env("REPORT_PATH", "/")
+                        .output()
+                        .await
+                        .unwrap();
+                    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&line);
+                    assert!(report["free_kib"].is_u64(), "{report}");
+                }
+                // It runs until it is stopped; `acl` starts a replica as that user.
+                _ if line.ends_with(" waooaw serve") => {
+                    Cli::new(&["serve", "--help"]).run().await.expect(0);
+                }
+                _ => panic!("say here what is to be seen of it: {line}"),
+            }
+            ran += 1;
+        }
     }
 
-    assert!(ran > 3, "{ran}");
+    assert!(ran > 12, "{ran}");
+    wait_for("all that was asked for has an end", async || {
+        let log = redis.log().await;
+        let ended = log.count("workflow.completed") == 1 && log.count("command.refused") == 1;
+        holds(ended, || log.summary())
+    })
+    .await;
     check_all_ended(&redis).await;
 }
 
