@@ -4,6 +4,8 @@
 #
 # Every case gets an empty PATH folder with the few tools that the script uses. Stand-ins write the
 # words they were called with to $case_dir/calls; a manager "installs" by adding a server to PATH.
+#
+# shellcheck disable=SC2016 # the stand-ins expand their own variables
 set -eu
 
 script=$(cd "$(dirname "$0")" && pwd)/get-redis.sh
