@@ -62,6 +62,7 @@ mod shutdown;
 mod snapshots;
 mod takeover;
 mod tampering;
+mod tls;
 mod tour;
 mod traces;
 mod worker_pool;
