@@ -163,6 +163,13 @@ async fn pending(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, 
         let details = json!({ "task_name": name, "handlers": known, "nearest": nearest });
         return Ok((Why::NoHandler, summary, details));
     }
+    if let Some((running, max_running)) = store.limit_of(partition, name).await?
+        && running >= max_running
+    {
+        let summary = format!("{running} tasks of `{name}` run, and `handlers.{name}.max_running` is {max_running}");
+        let details = json!({ "task_name": name, "running": running, "max_running": max_running });
+        return Ok((Why::LimitReached, summary, details));
+    }
     let statistics = store.statistics(partition).await?;
     let counter = |name: &str| {
         let found = statistics.counters.iter().find(|(known, _)| known == name);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -252,6 +253,8 @@ where
 pub(crate) struct Registered {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) defaults: HandlerDefaults,
+    /// How many tasks of the name may run at a time, over all replicas.
+    max_running: Option<NonZeroU32>,
 }
 
 /// The handlers of a program by task name.
@@ -283,6 +286,7 @@ impl Handlers {
         let registered = Registered {
             handler: Arc::new(handler),
             defaults: HandlerDefaults::default(),
+            max_running: None,
         };
         self.by_agents.remove(name);
         self.by_name.insert(name.to_owned(), registered);
@@ -413,6 +417,16 @@ impl Handlers {
         self.by_name.is_empty() && self.by_agents.is_empty()
     }
 
+    /// Lets no more than so many tasks of a name run at a time, over all replicas; does nothing for a name without handler.
+    /// Where replicas say different numbers the smallest counts. With several partitions each has its share, at least 1.
+    #[must_use]
+    pub fn with_max_running(mut self, name: &str, max_running: NonZeroU32) -> Self {
+        if let Some(registered) = self.by_name.get_mut(name) {
+            registered.max_running = Some(max_running);
+        }
+        self
+    }
+
     /// The names, sorted.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
@@ -430,6 +444,14 @@ impl Handlers {
         for registered in self.by_name.values() {
             registered.handler.cleaned_up().await;
         }
+    }
+
+    /// How many tasks of a name may run at a time, by name, where there is a limit.
+    pub(crate) fn limits(&self) -> BTreeMap<String, NonZeroU32> {
+        let limited = self.by_name.iter();
+        limited
+            .filter_map(|(name, registered)| Some((name.clone(), registered.max_running?)))
+            .collect()
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Registered> {

@@ -477,7 +477,7 @@ async fn join(
         recollection,
     } = shared;
     let replica = ReplicaId::from_random(uuid::Uuid::new_v4().as_u64_pair().1);
-    let mut names = options.handlers.names();
+    let (mut names, limits) = (options.handlers.names(), options.handlers.limits());
     names.extend(options.handlers.assignments());
     let started_at = jiff::Timestamp::now().to_string();
     let joining = Joining {
@@ -487,6 +487,7 @@ async fn join(
         started_at: &started_at,
         announce: options.workers > 0,
         task_names: &names,
+        limits: &limits,
     };
     let mut waits = Waits::new();
     let mut told = None::<Instant>;

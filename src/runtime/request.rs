@@ -4,6 +4,7 @@
 //! checks: what is asked for is read from the same envelope and payload, and made by the same function in Redis.
 //! The command line and the HTTP service ask through this module, so that they can not disagree.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -227,6 +228,7 @@ pub(super) async fn make_keys(
         started_at: "",
         announce: false,
         task_names: &[],
+        limits: &BTreeMap::new(),
     };
     for partition in store.partitions() {
         store.join(partition, actor, &joining).await?;

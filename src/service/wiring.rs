@@ -160,6 +160,11 @@ fn handlers(config: &Config, own: Handlers) -> Result<Handlers, ServeError> {
             }
         }
     }
+    for (name, handler) in &config.handlers {
+        if let Some(max_running) = handler.max_running {
+            handlers = handlers.with_max_running(name.as_str(), max_running);
+        }
+    }
     if problems.is_empty() {
         Ok(handlers)
     } else {

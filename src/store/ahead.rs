@@ -1,6 +1,6 @@
 //! What stands before a task, for whoever asks why it waits.
 
-use super::reply::{items, string, text};
+use super::reply::{integer, items, string, text};
 use super::{Store, StoreError};
 use crate::domain::event::EntryId;
 use crate::domain::id::Partition;
@@ -15,6 +15,23 @@ impl Store {
         let mut command = redis::cmd("HGET");
         command.arg(self.keys().paused(partition)).arg(queue);
         Ok(string(self.send(&command).await?))
+    }
+
+    /// How many tasks of a name run, and how many may; `None` where it has no limit.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn limit_of(&self, partition: Partition, name: &str) -> Result<Option<(u64, u64)>, StoreError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("HGET").arg(self.keys().limits(partition)).arg(name);
+        pipeline.cmd("SCARD").arg(self.keys().running(partition, name));
+        let mut answers = self.send_all(&pipeline).await?.into_iter();
+        // Behind the number may stand that what runs is still being counted.
+        let limit = answers.next().and_then(string);
+        let most = limit.and_then(|limit| limit.split(' ').next()?.parse().ok());
+        let running = answers.next().as_ref().and_then(integer).unwrap_or_default();
+        Ok(most.map(|most| (u64::try_from(running).unwrap_or_default(), most)))
     }
 
     /// The names of the tasks that a replica can run, sorted.

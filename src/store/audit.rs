@@ -70,6 +70,8 @@ pub enum Misplaced {
     Unheld,
     /// It runs, and another than its owner holds its entry.
     OtherHolder,
+    /// It runs, and does not count for the limit of its name.
+    Uncounted,
 }
 
 impl Misplaced {
@@ -86,6 +88,7 @@ impl Misplaced {
             "miscounted" => Self::Miscounted,
             "unheld" => Self::Unheld,
             "other_holder" => Self::OtherHolder,
+            "uncounted" => Self::Uncounted,
             _ => return None,
         })
     }
@@ -152,6 +155,8 @@ pub enum Walk {
     Pending(String),
     /// The timers.
     Timers,
+    /// What counts as running of names with a limit.
+    Limits,
     /// The dead letters.
     Letters,
 }
@@ -162,6 +167,7 @@ impl Walk {
             Self::Entries(stream) => ("entries", stream),
             Self::Pending(stream) => ("pending", stream),
             Self::Timers => ("timers", ""),
+            Self::Limits => ("limits", ""),
             Self::Letters => ("letters", ""),
         }
     }

@@ -3,6 +3,7 @@
 //! One method, one function; arguments and answers are described in the header of its Lua file.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use redis::Value;
 
@@ -275,6 +276,8 @@ pub struct Joining<'a> {
     pub announce: bool,
     /// The names of the tasks that it can run.
     pub task_names: &'a [String],
+    /// How many tasks of a name may run at a time, over all replicas; by name, where it knows a limit.
+    pub limits: &'a BTreeMap<String, NonZeroU32>,
 }
 
 /// What a replica says with each beat.
@@ -398,6 +401,14 @@ impl Store {
         limit.div_ceil(u64::from(self.partition_count()))
     }
 
+    /// One partition's part of a limit over all of them: the parts are as even as can be and come to the limit together,
+    /// but each is at least 1, or its tasks would wait for ever.
+    fn share_in(&self, partition: Partition, limit: NonZeroU32) -> u32 {
+        let partitions = u32::from(self.partition_count());
+        let is_larger = u32::from(partition.number()) < limit.get() % partitions;
+        (limit.get() / partitions + u32::from(is_larger)).max(1)
+    }
+
     /// Makes a replica known; loads the function library first when it is missing.
     ///
     /// # Errors
@@ -419,7 +430,10 @@ impl Store {
             .push(joining.started_at)
             .flag(joining.announce);
         for name in joining.task_names {
-            args.push(name.as_str());
+            match joining.limits.get(name) {
+                Some(limit) => args.push(format!("{name} {}", self.share_in(partition, *limit))),
+                None => args.push(name.as_str()),
+            };
         }
         let (word, mut rest) = worded(self.call(Function::Join, partition, args).await?, "join")?;
         if word == "partitions" {

@@ -150,7 +150,17 @@ impl Keys {
         self.of(partition, "parks")
     }
 
-    /// The tasks of one name whose handler an asking replica lacked, at one priority.
+    /// How many tasks of a name may run at a time, by name.
+    pub(super) fn limits(&self, partition: Partition) -> String {
+        self.of(partition, "limits")
+    }
+
+    /// The running tasks of one name that has such a limit.
+    pub(super) fn running(&self, partition: Partition, name: &str) -> String {
+        self.of(partition, &format!("running:{name}"))
+    }
+
+    /// The tasks of one name that wait for a replica with its handler, or for room under its limit, at one priority.
     #[must_use]
     pub fn parked(&self, partition: Partition, name: &Name, priority: Priority) -> String {
         self.of(partition, &format!("parked:{name}:{}", priority.key_part()))

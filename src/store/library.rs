@@ -11,13 +11,14 @@ use crate::domain::digest::sha256_hex;
 pub const SCHEMA: &str = "1";
 
 /// What the functions share, in the order in which later parts use earlier ones.
-const SHARED: [&str; 18] = [
+const SHARED: [&str; 19] = [
     include_str!("lua/context.lua"),
     include_str!("lua/record.lua"),
     include_str!("lua/event.lua"),
     include_str!("lua/operator.lua"),
     include_str!("lua/queue.lua"),
     include_str!("lua/group.lua"),
+    include_str!("lua/limit.lua"),
     include_str!("lua/end.lua"),
     include_str!("lua/revive.lua"),
     include_str!("lua/saga.lua"),

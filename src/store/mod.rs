@@ -19,6 +19,7 @@
 //! | `group:<workflow>` | list: the tasks of a workflow |
 //! | `events` | stream: the log |
 //! | `bell` | short stream: wakes replicas for what no queue tells them |
+//! | `limits`, `running:<task name>` | hash: how many tasks of a name may run at a time; sets: those of such a name that run |
 //! | `beats`, `replica:<id>`, `can:<id>` | who lives, what they report (open circuits too), which tasks they can run |
 //! | `figures:<id>` | string: what each worker of a replica did, for two minutes |
 //! | `aside` | hash: pending tasks by rank and queue that wait elsewhere than in its streams |

@@ -27,6 +27,7 @@ mod detached;
 mod dlq;
 mod docs;
 mod groups_cli;
+mod handler_limits;
 mod http;
 mod http_api;
 mod http_docs;

@@ -1,6 +1,6 @@
 //! How long things are kept, and that nothing is left of them then.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::json;
@@ -34,6 +34,7 @@ async fn join(redis: &TestRedis) -> Store {
         started_at: "2026-01-01T00:00:00.000Z",
         announce: true,
         task_names: &["work".to_owned()],
+        limits: &BTreeMap::new(),
     };
     store.join(Partition::default(), member(), &joining).await.unwrap();
     store

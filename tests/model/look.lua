@@ -33,6 +33,13 @@ for i = 1, #beats, 2 do
   end
 end
 
+local limits = redis.call('HGETALL', prefix .. 'limits')
+for i = 1, #limits, 2 do
+  local running = redis.call('SMEMBERS', prefix .. 'running:' .. limits[i])
+  table.sort(running)
+  line({ 'limit', limits[i], limits[i + 1], unpack(running) })
+end
+
 local function lane(stream)
   local key = prefix .. stream
   local entries, owners = redis.call('XRANGE', key, '-', '+'), {}

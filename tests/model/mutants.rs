@@ -13,7 +13,7 @@ const SEED: u64 = 8;
 const CASES: usize = 1500;
 
 /// What is broken, the text in the source, and what stands there instead.
-const MUTANTS: [(&str, &str, &str); 47] = [
+const MUTANTS: [(&str, &str, &str); 52] = [
     (
         "settle takes anybody's word",
         " or h[OWNER] ~= ctx.replica then",
@@ -64,6 +64,31 @@ const MUTANTS: [(&str, &str, &str); 47] = [
         "a claim does not know max_running",
         "if ctx.max_running > 0 then wanted",
         "if false then wanted",
+    ),
+    (
+        "a claim does not know the limit of a name",
+        " or LIMIT.room(ctx, name) == 0) then",
+        ") then",
+    ),
+    (
+        "what is parked comes whether there is room or not",
+        "return room and math.min(need, room) or need",
+        "return need",
+    ),
+    (
+        "what ended counts for the limit of its name",
+        "LIMIT.leave(ctx, task_name_of(head), id)",
+        "",
+    ),
+    (
+        "the last number that was said is the limit",
+        "or most < least[name]) then",
+        "or true) then",
+    ),
+    (
+        "the limit of one that left stays",
+        "LIMIT.agree(ctx, limits)",
+        "",
     ),
     (
         "every ninth task is the overdue one",

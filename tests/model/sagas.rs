@@ -350,6 +350,7 @@ impl World {
             started_at: "2026-01-01T00:00:00.000Z",
             announce: false,
             task_names: &names,
+            limits: &BTreeMap::new(),
         };
         self.store
             .join(Partition::default(), replica(by), &joining)

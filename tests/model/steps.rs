@@ -26,6 +26,7 @@ pub(crate) enum Step {
     Join {
         who: u8,
         names: u8,
+        limits: u8,
         announce: bool,
         max_running: Option<u8>,
     },
@@ -146,8 +147,9 @@ fn step() -> impl Strategy<Value = Step> {
     let slots = 0..6_u8;
     let few = || prop_oneof![3 => Just(0_u8), 1 => 1..4_u8];
     prop_oneof![
-        2 => (who.clone(), 0..8_u8, any::<bool>(), prop::option::of(0..6_u8))
-            .prop_map(|(who, names, announce, max_running)| Step::Join { who, names, announce, max_running }),
+        3 => (who.clone(), 0..8_u8, 0..8_u8, any::<bool>(), prop::option::of(0..6_u8)).prop_map(
+            |(who, names, limits, announce, max_running)| Step::Join { who, names, limits, announce, max_running }
+        ),
         6 => (who.clone(), any::<bool>(), prop::collection::vec(spec(), 1..6), few())
             .prop_map(|(who, check_names, tasks, slots)| Step::Create { who, check_names, tasks, slots }),
         6 => (who.clone(), slots, any::<bool>(), any::<bool>())
@@ -224,6 +226,7 @@ pub(crate) fn prologue() -> Vec<Step> {
     let join = |who, names, announce| Step::Join {
         who,
         names,
+        limits: 0,
         announce,
         max_running: None,
     };
@@ -248,6 +251,7 @@ impl Step {
             Self::Join {
                 who,
                 names,
+                limits,
                 announce,
                 max_running,
             } => (
@@ -258,6 +262,11 @@ impl Step {
                     workers: Some(4),
                     announce: *announce,
                     names: (0..3).filter(|bit| names >> bit & 1 == 1).map(name).collect(),
+                    // Small ones, and some higher than others.
+                    limits: (0..3)
+                        .filter(|bit| names & limits >> bit & 1 == 1)
+                        .map(|bit| (name(bit), 1 + u64::from(who + limits + bit) % 3))
+                        .collect(),
                 },
             ),
             Self::Create {

@@ -1,5 +1,7 @@
 //! Walks the whole table of states through the functions, and every refusal: what is refused changes nothing.
 
+use std::collections::BTreeMap;
+
 use waooaw_orchestration::domain::id::{QueueName, ReplicaId};
 use waooaw_orchestration::domain::model::{Appetite, NewTask, Op, Outcome, Reply, Settlement, Word};
 use waooaw_orchestration::domain::priority::Priority;
@@ -194,6 +196,7 @@ async fn bring_to(world: &mut World, state: TaskState, max_retries: u32) -> Resu
         workers: Some(1),
         announce: true,
         names: vec![name(0)],
+        limits: BTreeMap::new(),
     };
     world.apply(replica(0), &join).await?;
     world.apply(replica(0), &create(true, task(max_retries))).await?;

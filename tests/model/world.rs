@@ -1,6 +1,7 @@
 //! The model and a real partition side by side: every call goes to both, and everything is compared after each.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use redis::Value;
@@ -228,7 +229,12 @@ impl World {
                 workers,
                 announce,
                 names,
+                limits,
             } => {
+                let limits = limits.iter();
+                let limits = limits
+                    .map(|(name, most)| (name.to_string(), NonZeroU32::new(u32::try_from(*most).unwrap()).unwrap()))
+                    .collect();
                 let task_names: Vec<String> = names.iter().map(ToString::to_string).collect();
                 let joining = Joining {
                     max_size: *max_size,
@@ -237,6 +243,7 @@ impl World {
                     started_at: "2026-01-01T00:00:00.000Z",
                     announce: *announce,
                     task_names: &task_names,
+                    limits: &limits,
                 };
                 store.join(partition, by, &joining).await.map_err(said)?;
                 Reply::Done
@@ -724,6 +731,12 @@ impl World {
             if ranks != [0; 4] {
                 lines.insert(format!("aside {queue} {ranks:?}"));
             }
+        }
+        for (name, (most, tasks)) in self.model.limited() {
+            let mut tasks: Vec<String> = tasks.iter().map(ToString::to_string).collect();
+            tasks.sort();
+            let line = format!("limit {name} {most} {}", tasks.join(" "));
+            lines.insert(line.trim_end().to_owned());
         }
         lines.extend(self.model.paused().iter().map(|queue| format!("paused {queue}")));
         lines.insert(format!("dead letters {}", self.model.letters().len()));

@@ -4,6 +4,7 @@
 //! before anything is weighed. The total is the growth of what the server has allocated; the parts are weighed key by
 //! key, and what is left over is the key table's slack and the allocator's.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
@@ -62,6 +63,7 @@ async fn measure(rig: &mut Rig, args: &MemoryArgs) -> Result<Memory, Failure> {
         started_at: "",
         announce: false,
         task_names: &Handlers::new().names(),
+        limits: &BTreeMap::new(),
     };
     let id = crate::domain::id::ReplicaId::from_random(0);
     rig.store.join(partition, id, &nobody).await?;

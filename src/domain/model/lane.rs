@@ -17,7 +17,7 @@ pub struct LaneKey {
 /// What the tasks of a lane have in common.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Home {
-    /// Their handler, which the replica that was offered them lacked.
+    /// Their handler, which the replica that was offered them lacked, or of which as many ran as may.
     Parked(Name),
     /// Their queue.
     Queue(QueueName),

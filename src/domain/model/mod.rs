@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use attempt::LOSSES_MAX;
 pub use lane::{Entry, Home, Lane, LaneKey};
 pub use letter::Letter;
-pub use take::{LOOKS_MAX, RESCUE_EVERY};
+pub use take::{LOOKS_BESIDE, LOOKS_PER_SLOT, RESCUE_EVERY};
 pub use trim::TELL_MS;
 
 use take::Looks;
@@ -96,6 +96,8 @@ pub struct Replica {
     pub names: BTreeSet<Name>,
     /// The names that it registered and does not claim for now, since their target does not answer.
     pub paused: BTreeSet<Name>,
+    /// How many tasks of a name may run at a time, as far as its configuration says.
+    pub limits: BTreeMap<Name, u64>,
     /// The number of its last event.
     pub seq: u32,
 }
@@ -299,6 +301,8 @@ impl Model {
         let parked = count(&|task| is_pending(task) && task.place == Place::Parked);
         counters.insert("parked".to_owned(), parked);
         counters.insert("paused".to_owned(), self.paused.len() as u64);
+        let limited = self.tasks_with_limit().len() as u64;
+        counters.insert("limited".to_owned(), limited);
         // Long work has no place in the model yet: no task has to do with another.
         counters.insert("opening".to_owned(), 0);
         counters.insert("backlog".to_owned(), 0);
@@ -330,6 +334,7 @@ impl Model {
             workers,
             announce,
             names,
+            limits,
         } = op
         else {
             return Reply::Done;
@@ -346,6 +351,9 @@ impl Model {
         });
         replica.workers = workers;
         replica.names.extend(names.iter().cloned());
+        // What is said of a name that it can not run does not count.
+        let own = limits.iter().filter(|(name, _)| names.contains(name));
+        replica.limits = own.map(|(name, most)| (name.clone(), *most)).collect();
         self.names.extend(names.iter().map(|name| (name.clone(), turn.now_ms)));
         if is_new && *announce {
             turn.tell_pool(turn.by, replica, "joined", workers);
@@ -528,6 +536,37 @@ impl Model {
 
     fn count_in(&self, state: TaskState) -> u64 {
         self.tasks.values().filter(|task| task.state == state).count() as u64
+    }
+
+    /// The names with a limit, and the smallest that any replica says.
+    fn tasks_with_limit(&self) -> BTreeMap<Name, u64> {
+        let mut least: BTreeMap<Name, u64> = BTreeMap::new();
+        for (name, most) in self.replicas.values().flat_map(|replica| &replica.limits) {
+            let known = least.entry(name.clone()).or_insert(*most);
+            *known = (*known).min(*most);
+        }
+        least
+    }
+
+    /// How many more tasks of a name may start; `None` where any number may.
+    fn room(&self, name: &Name) -> Option<u64> {
+        let most = self.tasks_with_limit().get(name).copied()?;
+        let runs = |task: &&Task| task.state == TaskState::Running && task.name == *name;
+        Some(most.saturating_sub(self.tasks.values().filter(runs).count() as u64))
+    }
+
+    /// The running tasks of names with a limit.
+    #[must_use]
+    pub fn limited(&self) -> BTreeMap<Name, (u64, BTreeSet<TaskId>)> {
+        let runs = |name: &Name| {
+            let tasks = self.tasks.iter();
+            let running = tasks.filter(|(_, task)| task.state == TaskState::Running && task.name == *name);
+            running.map(|(id, _)| *id).collect()
+        };
+        self.tasks_with_limit()
+            .into_iter()
+            .map(|(name, most)| (name.clone(), (most, runs(&name))))
+            .collect()
     }
 
     fn count_open(&self) -> u64 {

@@ -10,8 +10,11 @@ use crate::domain::state::{TaskMove, TaskState};
 
 /// One in so many tasks served may go to a lower priority that waited too long.
 pub const RESCUE_EVERY: u64 = 8;
-/// How often one call looks at lanes whose head it may not start, for each slot, so that its work stays bounded.
-pub const LOOKS_MAX: usize = 4;
+/// How often one call looks at lanes, for each slot, so that its work stays bounded where it may not start what stands in
+/// front.
+pub const LOOKS_PER_SLOT: usize = 4;
+/// And beside that.
+pub const LOOKS_BESIDE: usize = 64;
 /// How long a task waits that may not run beside what its replica runs, before somebody looks again.
 const RISKY_PAUSE_MS: i64 = 1000;
 
@@ -47,10 +50,12 @@ impl Model {
             };
             self.deliver(turn, appetite, &lane, 1, &mut started);
         }
+        let mut looks_left = LOOKS_PER_SLOT * free + LOOKS_BESIDE;
         for priority in Priority::ALL {
             let waits = |task: &Task| task.state == TaskState::Pending && task.priority == priority;
             if looks == Looks::Everywhere || self.tasks.values().any(waits) {
-                self.take_in_order(turn, appetite, priority, free, &mut started);
+                let wanted = (priority, free, &mut looks_left);
+                self.take_in_order(turn, appetite, wanted, &mut started);
             }
         }
         started
@@ -61,11 +66,10 @@ impl Model {
         &mut self,
         turn: &mut Turn,
         appetite: &Appetite,
-        priority: Priority,
-        free: usize,
+        (priority, free, looks_left): (Priority, usize, &mut usize),
         started: &mut Vec<Started>,
     ) {
-        for _ in 0..LOOKS_MAX * free {
+        loop {
             let need = free - started.len();
             let mut heads: Vec<((i64, u64), LaneKey)> = self
                 .open_lanes(turn.by, appetite)
@@ -77,10 +81,15 @@ impl Model {
             let Some((_, first)) = heads.first().filter(|_| need > 0) else {
                 return;
             };
+            let Some(left) = looks_left.checked_sub(1) else {
+                return;
+            };
+            *looks_left = left;
             // All that is older than the head of any other lane.
             let is_next = |entry: &&Entry| heads.get(1).is_none_or(|(second, _)| entry.place() < *second);
             let waiting = self.lanes[first].waiting.iter();
             let count = waiting.take(need).take_while(is_next).count().max(1);
+            let count = count.min(self.room_in(first));
             self.deliver(turn, appetite, first, count, started);
         }
     }
@@ -116,7 +125,16 @@ impl Model {
         count
     }
 
-    /// Starts the task of an entry, or parks it where the caller lacks its handler. An entry that is not the one its
+    /// How many tasks a lane may give; what is parked under a name with a limit, no more than there is room for.
+    fn room_in(&self, lane: &LaneKey) -> usize {
+        let room = match &lane.home {
+            Home::Parked(name) => self.room(name),
+            Home::Queue(_) => None,
+        };
+        room.and_then(|room| usize::try_from(room).ok()).unwrap_or(usize::MAX)
+    }
+
+    /// Starts the task of an entry, or parks it where the caller lacks its handler or its name has no room. An entry that is not the one its
     /// task waits in is dropped.
     fn offer(
         &mut self,
@@ -139,7 +157,7 @@ impl Model {
             self.wait(entry.task, None, turn.now_ms);
             return;
         }
-        if !can_run(&task.name) {
+        if !can_run(&task.name) || self.room(&task.name) == Some(0) {
             let home = Home::Parked(task.name.clone());
             // It keeps its place among what waits longer or shorter.
             let number = self.enter(home, lane.priority, entry.task, entry.since_ms, Some(entry.since_seq));
@@ -203,7 +221,7 @@ impl Model {
     /// The lanes that the caller may take from, in the order of service.
     fn open_lanes(&self, by: ReplicaId, appetite: &Appetite) -> Vec<LaneKey> {
         let is_open = |lane: &&LaneKey| match &lane.home {
-            Home::Parked(name) => self.can_run(by, appetite, name),
+            Home::Parked(name) => self.can_run(by, appetite, name) && self.room(name) != Some(0),
             Home::Queue(queue) => appetite.only.is_none() && !self.paused.contains(queue),
         };
         self.lanes.keys().filter(is_open).cloned().collect()

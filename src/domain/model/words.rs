@@ -1,5 +1,6 @@
 //! What can be asked of a partition, and what it answers: the vocabulary of the [model](super).
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::domain::event::EventType;
@@ -22,6 +23,8 @@ pub enum Op {
         announce: bool,
         /// The names of the tasks that it can run.
         names: Vec<Name>,
+        /// How many tasks of a name may run at a time, where it says so.
+        limits: BTreeMap<Name, u64>,
     },
     /// Makes tasks, then hands out work.
     Create {

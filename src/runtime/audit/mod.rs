@@ -383,7 +383,7 @@ impl<'a> Auditor<'a> {
             walks.push(Walk::Entries(stream.clone()));
             walks.push(Walk::Pending(stream));
         }
-        walks.push(Walk::Timers);
+        walks.extend([Walk::Timers, Walk::Limits]);
         // What comes while the walk lasts is not waited for.
         let end_ms = self.facts.number("now_ms");
         let mut looked = 0;
@@ -401,7 +401,7 @@ impl<'a> Auditor<'a> {
                     Walk::Entries(_) | Walk::Pending(_) => cursor
                         .parse::<EntryId>()
                         .is_ok_and(|at| i64::try_from(at.ms).unwrap_or(i64::MAX) > end_ms),
-                    Walk::Timers | Walk::Letters => false,
+                    Walk::Timers | Walk::Limits | Walk::Letters => false,
                 };
                 if cursor.is_empty() || is_over {
                     break;
@@ -448,6 +448,11 @@ impl<'a> Auditor<'a> {
                     format!("a timer although the task is {} and not delayed", row.detail)
                 };
                 Finding::new(Guarantee::Places, subject(row), message)
+            }
+            Walk::Limits => {
+                let state = if row.detail == "unknown" { "does not exist" } else { &row.detail };
+                let message = format!("it counts as running for the limit of its name, and is {state}");
+                Finding::new(Guarantee::Counters, subject(row), message)
             }
             Walk::Letters => {
                 let message = "it is listed and its copy is gone";
@@ -729,6 +734,10 @@ fn misplacement(stored: &Stored, word: Misplaced, detail: &str) -> (Guarantee, S
         Misplaced::OtherHolder => (
             Guarantee::Owners,
             format!("it runs for {} and {detail} holds its entry", stored.owner),
+        ),
+        Misplaced::Uncounted => (
+            Guarantee::Counters,
+            format!("it runs and does not count for the limit of `{detail}`"),
         ),
     }
 }

@@ -61,6 +61,7 @@ pub async fn mend(
                     Walk::Entries(_) => "entries removed",
                     Walk::Pending(_) => "held entries released",
                     Walk::Timers => "timers removed",
+                    Walk::Limits => "tasks that run no more taken off the limit of their name",
                     Walk::Letters => "dead letters without a copy removed",
                 };
                 done.push((what, all(store, partition, actor, walk).await?));

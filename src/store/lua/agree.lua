@@ -4,7 +4,7 @@ agree: whether a task stands where its record says, for whoever looks (`inspect`
 A record and what stands elsewhere for it change in one call, so between two calls they agree, or somebody wrote past the
 functions. Nothing here writes.
 ]]
-local sight, disagreement, entry_disagreement, pending_disagreement, timer_disagreement
+local sight, disagreement, entry_disagreement, pending_disagreement, timer_disagreement, miscounted_tasks
 do
   -- As much of a record as the header and the names that its keys are made of can take.
   local SIGHT_BYTES = 1024
@@ -133,6 +133,7 @@ do
       if not has_entry(stream, entry, id) then return 'no_entry', stream end
       if consumer ~= owner_of(ctx, id, h) then return 'other_holder', consumer end
       if h[OWNER] == AGENT.OWNER and not has_timer(ctx, id) then return 'no_timer', '' end
+      if not has(h, AGENT.FOR) and not LIMIT.counts(ctx, name, id) then return 'uncounted', name end
     end
   end
 
@@ -159,6 +160,23 @@ do
     if h[STATE] ~= RUNNING then return 'not_running', STATE_NAMES[h[STATE]], id end
     local owner = owner_of(ctx, id, h)
     if consumer ~= owner then return 'other_owner', owner, id end
+  end
+
+  -- The tasks that count as running of a name with a limit and do not run: { id, state } each. `at` is the name's place in
+  -- the order of all; answers whether there is such a name, too.
+  miscounted_tasks = function(ctx, at)
+    local name, found = LIMIT.names(ctx)[at], {}
+    if not name then return found, 0, nil end
+    local members = LIMIT.members(ctx, name)
+    for _, id in ipairs(members) do
+      local h, _, known = sight(ctx, id)
+      if not h then
+        found[#found + 1] = { id, 'unknown', name }
+      elseif h[STATE] ~= RUNNING or known ~= name then
+        found[#found + 1] = { id, STATE_NAMES[h[STATE]] or '', name }
+      end
+    end
+    return found, #members, name
   end
 
   -- The same about a timer.

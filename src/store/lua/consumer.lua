@@ -2,30 +2,11 @@
 consumer: what stands under a replica's name: in the groups of the streams, and in its own hash.
 ]]
 
--- All streams that tasks may be delivered from, in a stable order.
-local function all_streams(ctx)
-  local streams = {}
-  for _, queue in ipairs(queue_names(ctx)) do
-    for rank = 0, 3 do streams[#streams + 1] = queue_stream(ctx, queue, rank) end
-  end
-  local parks = redis.call('SMEMBERS', ctx.prefix .. 'parks')
-  table.sort(parks)
-  for _, name in ipairs(parks) do
-    for rank = 0, 3 do streams[#streams + 1] = park_stream(ctx, name, rank) end
-  end
-  return streams
-end
-
 -- Entries of a stream that are delivered to a consumer and not finished; nothing where the group is missing.
 local function pending_of(stream, consumer, count)
   local reply = redis.pcall('XPENDING', stream, GROUP, '-', '+', count, consumer)
   if reply.err then return {} end
   return reply
-end
-
-local function task_of_entry(stream, id)
-  local entry = redis.call('XRANGE', stream, id, id)[1]
-  return entry and entry[2] and entry[2][2]
 end
 
 -- Lets a task wait at the tail of its priority whose entry is held although it does not run: a call that failed half way
@@ -62,7 +43,7 @@ end
 -- Removes a replica that holds nothing any more, with its consumers; answers whether it is gone. Removing a consumer
 -- with pending entries would lose them, so each is counted first.
 local function forget_replica(ctx, replica)
-  local gone = true
+  local gone, limits = true, LIMIT.said_by(ctx, replica)
   for _, stream in ipairs(all_streams(ctx)) do
     if #pending_of(stream, replica, 1) > 0 then
       gone = false
@@ -74,6 +55,7 @@ local function forget_replica(ctx, replica)
     redis.call('HDEL', ctx.prefix .. 'beats', replica)
     redis.call('DEL', ctx.prefix .. 'can:' .. replica, ctx.prefix .. 'replica:' .. replica,
       ctx.prefix .. 'figures:' .. replica)
+    LIMIT.agree(ctx, limits)
   end
   return gone
 end

@@ -9,7 +9,7 @@ local SCHEMA = '1'
 local FIELDS = {
   'schema', 'max_size', 'max_running', 'overdue_ms', 'waiting_ms', 'tight_ms', 'p0', 'p1', 'p2', 'p3',
   'running', 'completed', 'failed', 'timeout', 'cancelled', 'duration_ms', 'served', 'parked', 'entry_ms', 'entry_seq',
-  'opening', 'backlog', 'paused', 'handing', 'agent_names',
+  'opening', 'backlog', 'paused', 'handing', 'agent_names', 'limited',
 }
 -- The first of FIELDS that is a counter.
 local FIRST_COUNTER = 7
@@ -78,6 +78,7 @@ local function open(keys, replica)
     milliseconds = {},
     aside = {},
     expired = {},
+    limits = {},
   }
   ctx.iso = iso(ctx.now)
   ctx.events = ctx.prefix .. 'events'
@@ -124,6 +125,11 @@ local function aside(ctx, queue, rank, change)
   ctx.aside[field] = (ctx.aside[field] or 0) + change
 end
 
+-- Wakes replicas for what no queue stream tells them: a new queue, a cancel, room under a limit.
+local function ring(ctx, what, about)
+  redis.call('XADD', ctx.prefix .. 'bell', 'MAXLEN', '~', 256, '*', 'what', what, 'about', about)
+end
+
 -- Writes the gathered records, and what changed of groups and counters.
 local function close(ctx)
   flush(ctx)
@@ -132,6 +138,10 @@ local function close(ctx)
     if change ~= 0 and redis.call('HINCRBY', ctx.prefix .. 'aside', field, change) <= 0 then
       redis.call('HDEL', ctx.prefix .. 'aside', field)
     end
+  end
+  for name, limit in pairs(ctx.limits) do
+    -- What is parked finds room.
+    if limit and limit.was_full and limit.running < limit.most and ctx.count.parked > 0 then ring(ctx, 'room', name) end
   end
   local changed = { 'HSET', ctx.meta }
   for i = FIRST_COUNTER, #FIELDS do

@@ -103,7 +103,7 @@ local function fail_attempt(ctx, id, key, raw, h, body, outcome, delay_ms, probl
     end
   end
   remember_attempt(ctx, id, h, problem)
-  ctx.count.running = ctx.count.running - 1
+  leave_running(ctx, id, head)
   if may_retry then
     local field = WAITING[h[RANK]]
     h[STATE] = PENDING
@@ -146,7 +146,7 @@ end
 local function complete_attempt(ctx, id, key, raw, h, body, worker, data, extra)
   local duration = ctx.now - h[STARTED]
   if duration < 0 then duration = 0 end
-  ctx.count.running = ctx.count.running - 1
+  leave_running(ctx, id, body[2])
   ctx.count.duration_ms = ctx.count.duration_ms + duration
   h[LOSSES] = 0
   -- What events carry of it.
@@ -187,7 +187,7 @@ local function cancel_task(ctx, id, raw, h, reason, cause, members, root)
   if h[STATE] == RUNNING then
     if has(h, IS_STEP) then set_flag(h, IN_DOUBT) end
     finish_entry(ctx, stream_of(ctx, h, queue, head), h[ENTRY_MS], h[ENTRY_SEQ])
-    ctx.count.running = ctx.count.running - 1
+    leave_running(ctx, id, head)
     if h[OWNER] == AGENT.OWNER then
       AGENT.part(ctx, id, h, reason, correlation, trace)
     else

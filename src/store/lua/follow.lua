@@ -4,7 +4,8 @@ follow: what follows from the ends of tasks: others that waited for them start o
 A task that many depend on, a large workflow that is told of or stopped, is long work. It is done in items of a bounded
 size; what one call does not get to is left in the list `work` and goes on with the next `promote`, by whichever replica.
 Items: `r <task> <cursor>` its dependents, `o <group> <cursor>` tells of its tasks, `s <group> <cursor> <cause>\n<members>`
-stops them, `a <saga> <cursor>` gives up its steps, `u <saga> 0` looks for the next one to undo. Doing a part twice does no harm: each looks at the state of its task first.
+stops them, `a <saga> <cursor>` gives up its steps, `u <saga> 0` looks for the next one to undo, `l <name> 0 <stream> <entry>` counts what runs of a
+name whose limit is new. Doing a part twice does no harm: each looks at the state of its task first.
 ]]
 -- How many tasks one call may touch on the side: about 20 us each keeps it well under 5 ms.
 local FOLLOW_BUDGET = 100
@@ -216,7 +217,7 @@ do
     end
   end
 
-  local DEEDS = { r = release, o = tell, s = stop, a = SAGA.swept, u = SAGA.undone }
+  local DEEDS = { r = release, o = tell, s = stop, a = SAGA.swept, u = SAGA.undone, l = LIMIT.count }
 
   -- Does what follows from the gathered ends and from `ctx.work`, as far as the budget goes.
   follow = function(ctx, budget)
@@ -234,11 +235,11 @@ do
       local item = queue[at]
       if not item or budget <= 0 then break end
       local deed, subject, cursor, rest = string.match(item, '^(%a) (%S+) (%d+) ?(.*)$')
-      local next_cursor, spent = DEEDS[deed](ctx, subject, tonumber(cursor), budget, rest)
+      local next_cursor, spent, next_rest = DEEDS[deed](ctx, subject, tonumber(cursor), budget, rest)
       budget = budget - math.max(spent, 1)
       if next_cursor then
         -- To the end of the line: what it waits for may stand behind it.
-        add(queue, string.format('%s %s %d %s', deed, subject, next_cursor, rest))
+        add(queue, string.format('%s %s %d %s', deed, subject, next_cursor, next_rest or rest))
         if deed == 's' and next_cursor == tonumber(cursor) then budget = 0 end
       end
       at = at + 1

@@ -107,10 +107,10 @@ register('inspect', inspect, LOOKS)
 survey: walks over a part of what tasks stand in, and names what belongs to no task.
 
 KEYS    as inspect
-ARGV    1 replica (or '-')  2 what: entries or pending (of the stream in 3), timers, letters  3 the stream's name behind the
+ARGV    1 replica (or '-')  2 what: entries or pending (of the stream in 3), timers, letters, limits  3 the stream's name behind the
         partition's prefix, or ''  4 cursor ('' at the beginning)  5 how many at most
 Returns { 'ok', last entry of the log, next cursor ('' at the end), how many were looked at, rows } | { 'schema', found }.
-        A row of entries, pending and timers is { word, entry or task, task, detail }; of letters it is { word (ok, or gone
+        A row of entries, pending, timers and limits is { word, entry or task, task, detail }; of letters it is { word (ok, or gone
         where the copy is missing), dead letter, ms of its making, '' }, and all of them come. Each row holds at one moment.
         Writes nothing. O(limit).
 ]]
@@ -137,6 +137,12 @@ local function survey(keys, args)
     end
     looked = #found
     if looked == limit then next_cursor = found[looked][1] end
+  elseif what == 'limits' then
+    local at = cursor == '' and 1 or tonumber(cursor)
+    local found, count, name = miscounted_tasks(ctx, at)
+    for _, one in ipairs(found) do rows[#rows + 1] = { 'miscounted', one[1], one[1], one[2] } end
+    looked = count
+    if name then next_cursor = digits(at + 1) end
   else
     local set = ctx.prefix .. (what == 'timers' and 'timers' or 'dead')
     local reply = redis.call('ZSCAN', set, cursor == '' and '0' or cursor, 'COUNT', limit)

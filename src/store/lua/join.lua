@@ -4,9 +4,11 @@ join: a replica makes itself known, and the partition's keys are made where they
 KEYS    1 meta    hash    the partition's schema, limits and counters
         2 none    -       never exists; makes a half-migrated slot answer TRYAGAIN
 ARGV    1 replica  2 partitions  3 max_size or ''  4 max_running or ''  5 workers ('' only makes the keys: the caller
-        publishes or asks, and never holds a task)  6 started_at (RFC 3339)  7 announce ('1' or '0')  8... names of the tasks it can run,
-        or whose tasks an agent carries out: "name agent silence_ms timeout_ms"
-Returns { 'ok' } | { 'schema', found } | { 'partitions', found }; writes nothing unless ok. O(names).
+        publishes or asks, and never holds a task)  6 started_at (RFC 3339)  7 announce ('1' or '0')  8... names of the tasks it can
+        run, each with " most" behind it where no more than so many may run at a time, or whose tasks an agent carries out:
+        "name agent silence_ms timeout_ms"
+Returns { 'ok' } | { 'schema', found } | { 'partitions', found }; writes nothing unless ok. O(names + replicas), and where a limit is new
+        O(running tasks), in chunks.
 ]]
 local function join(keys, args)
   local meta, replica = keys[1], args[1]
@@ -26,28 +28,35 @@ local function join(keys, args)
   local is_new = redis.call('HSETNX', ctx.prefix .. 'beats', replica, 0) == 1
   redis.call('HSET', ctx.prefix .. 'replica:' .. replica, 'workers', args[5], 'started_at', args[6], 'seen_ms',
     string.format('%d', ctx.now))
-  local assigns = {}
+  local assigns, limited, most = {}, {}, {}
   for i = 8, #args do
-    local name, agent = string.match(args[i], '^(%S+) ?(.*)$')
+    local name, rest = string.match(args[i], '^(%S+) ?(.*)$')
     redis.call('ZADD', ctx.prefix .. 'handlers', ctx.now, name)
-    if agent ~= '' then
-      redis.call('HSET', ctx.prefix .. 'agent_names', name, agent)
-      AGENT.make_inbox(ctx, string.match(agent, '^%S+'))
+    if string.find(rest, ' ', 1, true) then
+      redis.call('HSET', ctx.prefix .. 'agent_names', name, rest)
+      AGENT.make_inbox(ctx, string.match(rest, '^%S+'))
       assigns[#assigns + 1] = name
     else
       redis.call('SADD', ctx.prefix .. 'can:' .. replica, name)
       -- A task of this name is the handler's from now on.
       if ctx.count.agent_names > 0 then redis.call('HDEL', ctx.prefix .. 'agent_names', name) end
+      if rest ~= '' then
+        limited[#limited + 1] = name
+        most[name] = rest
+      end
     end
   end
   if #assigns > 0 then redis.call('HSET', ctx.prefix .. 'replica:' .. replica, 'assigns', table.concat(assigns, ' ')) end
   if #assigns > 0 or ctx.count.agent_names > 0 then
     redis.call('HSET', meta, 'agent_names', redis.call('HLEN', ctx.prefix .. 'agent_names'))
   end
+  LIMIT.say(ctx, replica, limited, most)
   if is_new and args[7] == '1' then
     emit_replica(ctx, replica, 'orchestration.worker_pool.status', '"state":"joined","workers":' .. args[5])
   end
   ring(ctx, 'joined', replica)
+  follow(ctx, FOLLOW_BUDGET)
+  close(ctx)
   return { 'ok' }
 end
 

@@ -2,7 +2,8 @@
 queue: the streams that tasks wait in, and how entries enter and leave them.
 
 A named queue is four streams, one a priority, with one consumer group; its pending list is what runs. A task whose
-handler the asking replica lacks waits in a stream of its task name until a replica that has it asks.
+handler the asking replica lacks waits in a stream of its task name until a replica that has it asks, and so does one of
+a name of which as many run as may.
 ]]
 local RANKS = { [0] = 'high', 'normal', 'low', 'background' }
 local GROUP = 'workers'
@@ -28,6 +29,32 @@ local function task_name_of(head) return string.match(head, '^"task_name":"([^"]
 -- Where what is for agents waits and runs beside a queue.
 function AGENT.stream(ctx, queue, rank) return ctx.prefix .. 'agents:' .. queue .. ':' .. RANKS[rank] end
 
+-- The queues by name, in a stable order.
+local function queue_names(ctx)
+  local names = redis.call('SMEMBERS', ctx.prefix .. 'queues')
+  if #names > 1 then table.sort(names) end
+  return names
+end
+
+-- All streams that replicas may have tasks delivered from, in a stable order.
+local function all_streams(ctx)
+  local streams = {}
+  for _, queue in ipairs(queue_names(ctx)) do
+    for rank = 0, 3 do streams[#streams + 1] = queue_stream(ctx, queue, rank) end
+  end
+  local parks = redis.call('SMEMBERS', ctx.prefix .. 'parks')
+  table.sort(parks)
+  for _, name in ipairs(parks) do
+    for rank = 0, 3 do streams[#streams + 1] = park_stream(ctx, name, rank) end
+  end
+  return streams
+end
+
+local function task_of_entry(stream, id)
+  local entry = redis.call('XRANGE', stream, id, id)[1]
+  return entry and entry[2] and entry[2][2]
+end
+
 -- The stream that holds the entry of a queued, parked or running task.
 local function stream_of(ctx, h, queue, head)
   if h[PLACE] == PARKED then return park_stream(ctx, task_name_of(head), h[RANK]) end
@@ -38,11 +65,6 @@ end
 local function make_group(stream)
   -- A group that exists already answers BUSYGROUP, which is what is wanted.
   redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
-end
-
--- Wakes replicas for what no queue stream tells them: a new queue, a cancel, room under a limit.
-local function ring(ctx, what, about)
-  redis.call('XADD', ctx.prefix .. 'bell', 'MAXLEN', '~', 256, '*', 'what', what, 'about', about)
 end
 
 -- Makes a queue known on its first use.

@@ -7,6 +7,7 @@ KEYS    1 meta    hash    the partition's schema, limits and counters
 ARGV    1 replica  2 what, then by what:
         entries or pending   3 stream behind the prefix  4 cursor  5 limit: entries that no task stands in leave; one that
                              another holds than its task says goes to the owner
+        limits               3 cursor  4 limit: tasks that count as running of a name with a limit and do not run leave
         timers or letters    3 cursor  4 limit: timers of no delayed task and dead letters without a copy leave
         tasks                3... task ids: a task that waits and stands nowhere goes to the tail of its priority, a delayed one
                              becomes due, and one that runs for a replica that nobody knows is lost, as in a takeover
@@ -79,6 +80,13 @@ local function repair_set(ctx, what, cursor, limit)
   return #gone, reply[1] ~= '0' and reply[1] or ''
 end
 
+local function repair_limits(ctx, cursor)
+  local at = cursor == '' and 1 or tonumber(cursor)
+  local found, _, name = miscounted_tasks(ctx, at)
+  for _, one in ipairs(found) do LIMIT.leave(ctx, one[3], one[1]) end
+  return #found, name and digits(at + 1) or ''
+end
+
 -- Puts one task back to where it can go on; answers whether it was put anywhere.
 local function repair_task(ctx, id)
   local h, queue, name = sight(ctx, id)
@@ -91,6 +99,10 @@ local function repair_task(ctx, id)
     if word == 'other_holder' then return false end
     if word == 'no_timer' then
       redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', ctx.now), id)
+      return true
+    end
+    if word == 'uncounted' then
+      LIMIT.enter(ctx, name, id)
       return true
     end
     -- Who lives ends its attempt by itself.
@@ -169,6 +181,8 @@ local function repair(keys, args)
     mended, next_cursor = repair_entries(ctx, args[3], args[4], tonumber(args[5]))
   elseif what == 'pending' then
     mended, next_cursor = repair_pending(ctx, args[3], args[4], tonumber(args[5]))
+  elseif what == 'limits' then
+    mended, next_cursor = repair_limits(ctx, args[3])
   elseif what == 'timers' or what == 'letters' then
     mended, next_cursor = repair_set(ctx, what, args[3], tonumber(args[4]))
   elseif what == 'tasks' then

@@ -66,7 +66,7 @@ local function settle(keys, args)
         h[LOSSES] = 0
         -- Its handler was told to end in the middle.
         if has(h, IS_STEP) and data == '"shutdown"' then set_flag(h, IN_DOUBT) end
-        ctx.count.running = ctx.count.running - 1
+        leave_running(ctx, id, head)
         ctx.count[field] = ctx.count[field] + 1
         emit_task(ctx, 'orchestration.task.released', id, h, head, correlation, trace, '"reason":' .. data)
         enqueue(ctx, id, h, body[1])

@@ -7,13 +7,14 @@ for one with a free slot of the caller, and never one of a paused queue. What is
 over, in the same order and under the same limits (see agent.lua).
 ]]
 -- A library may have 200 locals at its outermost level; what only this part knows does not count there.
-local parse_slots, queue_names, undelivered_since, take
+local parse_slots, undelivered_since, take
 do
 local RESCUE_EVERY = 8
 -- How long a task waits that may not run beside what its replica runs, before somebody looks again.
 local RISKY_PAUSE_MS = 1000
--- How often a call looks at a stream whose head it may not start, for each slot, so that its work stays bounded.
-local LOOKS_MAX = 4
+-- How often a call looks at a stream, for each task that it may hand out and beside that, so that its work stays bounded
+-- where it may not start what stands in front.
+local LOOKS_EACH, LOOKS_BESIDE = 4, 64
 -- How many tasks one call hands over to agents at most.
 local HAND_BATCH = 100
 
@@ -22,13 +23,6 @@ parse_slots = function(text)
   local slots = {}
   for slot in string.gmatch(text, '%d+') do slots[#slots + 1] = tonumber(slot) end
   return slots
-end
-
--- The queues by name, in a stable order.
-queue_names = function(ctx)
-  local names = redis.call('SMEMBERS', ctx.prefix .. 'queues')
-  if #names > 1 then table.sort(names) end
-  return names
 end
 
 -- The queues that nothing is handed out of; asked for once a call, and only when the partition's hash tells of one.
@@ -65,8 +59,8 @@ local function can_run(ctx, request, name)
   return known[name]
 end
 
--- The streams of one priority that the caller may take from.
-local function streams_of_rank(ctx, request, rank)
+-- The streams of one priority that the caller may take from; also those of names at their limit, where `all` are asked for.
+local function streams_of_rank(ctx, request, rank, all)
   local streams = {}
   if ctx.count.parked > 0 then
     if not request.parks then
@@ -74,8 +68,8 @@ local function streams_of_rank(ctx, request, rank)
       table.sort(request.parks)
     end
     for _, name in ipairs(request.parks) do
-      if can_run(ctx, request, name) then
-        streams[#streams + 1] = { key = park_stream(ctx, name, rank), parked = true }
+      if can_run(ctx, request, name) and (all or LIMIT.room(ctx, name) ~= 0) then
+        streams[#streams + 1] = { key = park_stream(ctx, name, rank), parked = name }
       end
     end
   end
@@ -88,6 +82,12 @@ local function streams_of_rank(ctx, request, rank)
     end
   end
   return streams
+end
+
+-- How many of `need` tasks a stream may give: of a name with a limit no more than there is room for.
+local function may_give(ctx, stream, need)
+  local room = stream.parked and LIMIT.room(ctx, stream.parked)
+  return room and math.min(need, room) or need
 end
 
 -- Delivers up to `count` entries of a stream to the caller's consumer; what is for agents is moved to theirs.
@@ -151,11 +151,12 @@ local function most_overdue(ctx, request)
   local earliest = ctx.now
   local found, since
   for rank = 1, 3 do
-    for _, stream in ipairs(streams_of_rank(ctx, request, rank)) do
+    for _, stream in ipairs(streams_of_rank(ctx, request, rank, true)) do
       local head = oldest_waiting(stream.key)
       -- The first entry may be one that runs; only when it is old is the exact head worth asking for.
       if head and head <= limit then head = undelivered_since(stream.key) end
-      if head and head <= limit and (not since or head < since) then found, since = stream, head end
+      local is_worse = head and head <= limit and (not since or head < since)
+      if is_worse and may_give(ctx, stream, 1) > 0 then found, since = stream, head end
       if head and head < earliest then earliest = head end
     end
   end
@@ -209,7 +210,7 @@ local function start(ctx, request, entries, stream, started)
         finish_entry(ctx, stream.key, ms, seq)
         enqueue(ctx, id, h, queue)
         save(ctx, keys[i], raw, h)
-      elseif not stream.parked and name ~= '' and not can_run(ctx, request, name) then
+      elseif not stream.parked and name ~= '' and (not can_run(ctx, request, name) or LIMIT.room(ctx, name) == 0) then
         local park = park_stream(ctx, name, h[RANK])
         finish_entry(ctx, stream.key, ms, seq)
         make_group(park)
@@ -220,8 +221,9 @@ local function start(ctx, request, entries, stream, started)
         aside(ctx, queue, h[RANK], 1)
         ctx.count.parked = ctx.count.parked + 1
         save(ctx, keys[i], raw, h)
-        ring(ctx, 'parked', name)
+        if not can_run(ctx, request, name) then ring(ctx, 'parked', name) end
       elseif request.agent then
+        LIMIT.enter(ctx, name, id)
         started[#started + 1] = AGENT.lend(ctx, request, id, keys[i], raw, h)
       elseif h[LOSSES] >= LOSSES_MAX - 1 and not may_risk(ctx, id) then
         finish_entry(ctx, stream.key, ms, seq)
@@ -239,6 +241,7 @@ local function start(ctx, request, entries, stream, started)
         h[STARTED] = ctx.now
         ctx.count[waiting] = ctx.count[waiting] - 1
         ctx.count.running = ctx.count.running + 1
+        if ctx.count.limited > 0 then LIMIT.enter(ctx, name, id) end
         ctx.count.served = ctx.count.served + 1
         emit_task(ctx, 'orchestration.task.started', id, h, head, correlation, trace,
           '"worker_id":"' .. ctx.replica .. '/' .. digits(slot) .. '","started_at":"' .. ctx.iso .. '"')
@@ -259,14 +262,21 @@ end
 local function room_for(ctx, request, stream, wanted, started)
   local room = stream.agents and HAND_BATCH - request.handed or wanted - #started
   if ctx.max_running > 0 then room = math.min(room, ctx.max_running - ctx.count.running) end
-  return room
+  return may_give(ctx, stream, room)
+end
+
+-- Whether a call may look once more. Where it may not though it could, the bell has somebody go on.
+local function may_look(ctx, request)
+  request.looks = request.looks - 1
+  if request.looks == -1 then ring(ctx, 'more', '') end
+  return request.looks >= 0
 end
 
 -- Takes from one stream alone; a second look, since what was parked or dropped left slots free.
 local function take_from(ctx, request, stream, wanted, started)
-  for look = 1, LOOKS_MAX * wanted do
+  while true do
     local need = room_for(ctx, request, stream, wanted, started)
-    if need <= 0 then return end
+    if need <= 0 or not may_look(ctx, request) then return end
     local entries = deliver(ctx, request, stream, need)
     start(ctx, request, entries, stream, started)
     if #entries < need then return end
@@ -283,7 +293,7 @@ local function take_in_order(ctx, request, streams, wanted, started)
       waiting[#waiting + 1] = stream
     end
   end
-  for look = 1, LOOKS_MAX * (wanted + (ctx.count.handing > 0 and HAND_BATCH or 0)) do
+  while may_look(ctx, request) do
     local first, second
     for place, stream in ipairs(waiting) do
       local ms, seq = entry_numbers(stream.head)
@@ -305,7 +315,8 @@ local function take_in_order(ctx, request, streams, wanted, started)
       local before = '(' .. entry_text(ctx, second.ms, second.seq)
       count = #redis.call('XRANGE', stream.key, stream.head, before, 'COUNT', need)
     end
-    local entries = deliver(ctx, request, stream, math.max(count, 1))
+    count = may_give(ctx, stream, math.max(count, 1))
+    local entries = count > 0 and deliver(ctx, request, stream, count) or {}
     start(ctx, request, entries, stream, started)
     local last = entries[#entries]
     local next_entry = last and redis.call('XRANGE', stream.key, '(' .. last[1], '+', 'COUNT', 1)[1]
@@ -334,6 +345,7 @@ take = function(ctx, request)
   if wanted > 0 and not request.consumer and redis.call('HEXISTS', ctx.prefix .. 'beats', ctx.replica) == 0 then wanted = 0 end
   if ctx.max_running > 0 then wanted = math.min(wanted, ctx.max_running - ctx.count.running) end
   request.known, request.handed = {}, 0
+  request.looks = LOOKS_EACH * (wanted + (ctx.count.handing > 0 and HAND_BATCH or 0)) + LOOKS_BESIDE
   -- What is for agents needs no slot.
   local hands_over = ctx.count.handing > 0 and not request.only and not (ctx.max_running > 0 and ctx.count.running >= ctx.max_running)
   if wanted > 0 or hands_over then

@@ -1,6 +1,8 @@
 //! A partition with a task in every place, at rest: made by calls of the functions, with nobody at work. It can be broken and
 //! put back.
 
+use std::collections::BTreeMap;
+
 use waooaw_orchestration::domain::id::{Name, Partition, ReplicaId};
 use waooaw_orchestration::domain::trigger::{Start, TaskTrigger};
 use waooaw_orchestration::runtime::audit::{self, Finding, Report, Scope};
@@ -58,6 +60,7 @@ impl Scene {
             started_at: "2026-01-31T12:00:00Z",
             announce: true,
             task_names: &["work".to_owned()],
+            limits: &BTreeMap::new(),
         };
         store.join(here, replica, &joining).await.unwrap();
         for stream in [store.keys().triggers(), store.keys().commands()] {
