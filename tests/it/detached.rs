@@ -1,6 +1,6 @@
 //! Blocking functions that do not end when their attempt does.
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -110,8 +110,14 @@ impl std::io::Write for Heard {
     }
 }
 
+/// A subscriber beside those of the tests. While there is only one, `tracing` asks the thread that first comes to a line
+/// whether anybody listens, and keeps its answer for all threads.
+static OTHER: LazyLock<tracing::Dispatch> =
+    LazyLock::new(|| tracing::Dispatch::new(tracing_subscriber::fmt().with_writer(std::io::sink).finish()));
+
 impl Heard {
     fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        LazyLock::force(&OTHER);
         let heard = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .json()
