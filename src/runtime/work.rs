@@ -34,9 +34,9 @@ use crate::store::functions::{Appetite, Claimed, Outcome, Release, Settled, Sett
 use crate::store::record::{Body, Flags, Record};
 
 /// How many ended attempts one call settles at most.
-const SETTLE_BATCH: usize = 128;
+const SETTLE_BATCH: usize = 80;
 /// How many tasks one call hands out at most.
-const CLAIM_BATCH: usize = 128;
+const CLAIM_BATCH: usize = 80;
 /// How long an idle loop waits behind the queues before it looks by itself.
 pub(super) const IDLE_WAIT: Duration = Duration::from_secs(2);
 /// How long what an attempt left behind may go on after its time was up, before a saga goes on without it.

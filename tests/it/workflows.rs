@@ -206,7 +206,7 @@ async fn run(id: &str, edges: &[(String, Vec<String>)]) {
     // A machine that is busy with other tests takes Redis off its core now and then; a function that is slow is so often,
     // or by much.
     assert!(
-        slow.len() <= 12 && slow.iter().all(|call| call.0 < 30_000),
+        slow.len() <= 24 && slow.iter().all(|call| call.0 < 30_000),
         "calls over 5 ms: {slow:?}"
     );
 }

@@ -8,7 +8,7 @@ stops them, `a <saga> <cursor>` gives up its steps, `u <saga> 0` looks for the n
 name whose limit is new. Doing a part twice does no harm: each looks at the state of its task first.
 ]]
 -- How many tasks one call may touch on the side: about 20 us each keeps it well under 5 ms.
-local FOLLOW_BUDGET = 100
+local FOLLOW_BUDGET = 60
 -- How many of those that a task waits for its created event names; a task may wait for thousands.
 local BLOCKERS_SHOWN = 1000
 local follow
