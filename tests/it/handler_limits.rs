@@ -197,7 +197,11 @@ async fn a_task_at_its_limit_says_so_and_what_does_not_agree_is_found_and_mended
     log.until_count("task.created", 2).await;
     let started = log.all("task.started")[0].subject.clone();
     let [one, other] = ["row 0", "row 1"].map(task_of);
-    let (runs, waits) = if one.to_string() == started { (one, other) } else { (other, one) };
+    let (runs, waits) = if one.to_string() == started {
+        (one, other)
+    } else {
+        (other, one)
+    };
     wait_for("it is parked", async || {
         let said = Cli::on(&redis, &["task", "explain", &waits.to_string(), "--output", "json"])
             .json()

@@ -36,7 +36,7 @@ const MUTANTS: [(&str, &str, &str); 52] = [
     ),
     (
         "a completed task goes on counting as running",
-        "ctx.count.running = ctx.count.running - 1\n  ctx.count.duration_ms",
+        "leave_running(ctx, id, body[2])\n  ctx.count.duration_ms",
         "ctx.count.duration_ms",
     ),
     ("a retry is not counted", "h[RETRIES] = h[RETRIES] + 1", ""),
@@ -85,11 +85,7 @@ const MUTANTS: [(&str, &str, &str); 52] = [
         "or most < least[name]) then",
         "or true) then",
     ),
-    (
-        "the limit of one that left stays",
-        "LIMIT.agree(ctx, limits)",
-        "",
-    ),
+    ("the limit of one that left stays", "LIMIT.agree(ctx, limits)", ""),
     (
         "every ninth task is the overdue one",
         "RESCUE_EVERY = 8",

@@ -233,7 +233,12 @@ impl World {
             } => {
                 let limits = limits.iter();
                 let limits = limits
-                    .map(|(name, most)| (name.to_string(), NonZeroU32::new(u32::try_from(*most).unwrap()).unwrap()))
+                    .map(|(name, most)| {
+                        (
+                            name.to_string(),
+                            NonZeroU32::new(u32::try_from(*most).unwrap()).unwrap(),
+                        )
+                    })
                     .collect();
                 let task_names: Vec<String> = names.iter().map(ToString::to_string).collect();
                 let joining = Joining {

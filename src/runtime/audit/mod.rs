@@ -450,7 +450,11 @@ impl<'a> Auditor<'a> {
                 Finding::new(Guarantee::Places, subject(row), message)
             }
             Walk::Limits => {
-                let state = if row.detail == "unknown" { "does not exist" } else { &row.detail };
+                let state = if row.detail == "unknown" {
+                    "does not exist"
+                } else {
+                    &row.detail
+                };
                 let message = format!("it counts as running for the limit of its name, and is {state}");
                 Finding::new(Guarantee::Counters, subject(row), message)
             }
