@@ -36,8 +36,8 @@ pub struct TaskLife {
     pub last: EntryId,
     /// The chain that it belongs to, as a hash: ids are long and only ever compared.
     chain: u64,
-    /// What must have ended before it starts.
-    waits_for: Box<[TaskId]>,
+    /// What must have ended before it starts, each with the life that it was in.
+    waits_for: Box<[(TaskId, u64)]>,
     /// The started workflow that it belongs to.
     pub(super) flow: Option<std::sync::Arc<str>>,
 }
@@ -135,7 +135,11 @@ impl TaskLife {
             letter: None,
             last: at,
             chain: hash(&event.correlation_id),
-            waits_for: counted.blocked_by.iter().filter_map(|id| id.parse().ok()).collect(),
+            waits_for: counted
+                .blocked_by
+                .iter()
+                .filter_map(|id| Some((id.parse().ok()?, 1)))
+                .collect(),
             flow: None,
         }
     }
@@ -165,6 +169,14 @@ impl TaskLife {
         }
     }
 
+    /// Notes which lives of others it waits for, where they have had several: the end of that life lets it start, also when
+    /// a later one has begun meanwhile.
+    pub(super) fn wait_for_lives(&mut self, life_of: impl Fn(TaskId) -> Option<u64>) {
+        for (id, life) in &mut self.waits_for {
+            *life = life_of(*id).unwrap_or(*life);
+        }
+    }
+
     /// Forgets what a part of the log that is not there may have changed.
     pub(super) fn lose_track(&mut self) {
         self.state = None;
@@ -174,7 +186,8 @@ impl TaskLife {
         self.waits_for = Box::default();
     }
 
-    /// One of its later events; `may_start` tells of other tasks whether they let this one start, where that is known.
+    /// One of its later events; `may_start` tells of the lives of other tasks whether they let this one start, where that
+    /// is known.
     pub(super) fn follow(
         &mut self,
         kind: EventType,
@@ -182,7 +195,7 @@ impl TaskLife {
         counted: &Counted,
         at: EntryId,
         flaws: &mut Vec<Flaw>,
-        may_start: impl Fn(TaskId) -> Option<bool>,
+        may_start: impl Fn(TaskId, u64) -> Option<bool>,
     ) {
         let chain = hash(&event.correlation_id);
         if self.chain != chain {
@@ -207,8 +220,8 @@ impl TaskLife {
                 if found <= before {
                     flaws.push(Flaw::AttemptNotRising { before, found });
                 }
-                for id in std::mem::take(&mut self.waits_for) {
-                    if may_start(id) == Some(false) {
+                for (id, awaited) in std::mem::take(&mut self.waits_for) {
+                    if may_start(id, awaited) == Some(false) {
                         flaws.push(Flaw::StartedTooEarly(id));
                     }
                 }

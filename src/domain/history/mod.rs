@@ -325,7 +325,9 @@ impl History {
                         trigger: trigger.to_owned(),
                     });
                 }
-                TaskLife::created(event, &counted, at)
+                let mut life = TaskLife::created(event, &counted, at);
+                life.wait_for_lives(|id| self.tasks.get(&id)?.1.life);
+                life
             }
             (None, _) => {
                 if is_next {
@@ -344,9 +346,10 @@ impl History {
                 }
                 // A step waits for those before it to succeed, any other task for their ends.
                 let is_step = counted.saga_id.is_some();
-                let may_start = |id: TaskId| {
-                    let state = self.tasks.get(&id)?.1.state?;
-                    Some(state == TaskState::Completed || (state.is_terminal() && !is_step))
+                let may_start = |id: TaskId, awaited: u64| {
+                    let (_, other) = self.tasks.get(&id)?;
+                    let (state, is_over) = (other.state?, other.life? > awaited);
+                    Some(state == TaskState::Completed || ((state.is_terminal() || is_over) && !is_step))
                 };
                 life.follow(kind, event, &counted, at, flaws, may_start);
                 life
@@ -795,6 +798,35 @@ mod tests {
         assert_eq!(verify(&log("task.cancelled")).violations, []);
         let early = verify(&log("task.started")).violations;
         assert_eq!(early[0].flaw, Flaw::StartedTooEarly(first.parse().unwrap()));
+    }
+
+    #[test]
+    fn the_end_of_the_life_that_a_task_waits_for_lets_it_start() {
+        let first = "00000000-0000-8000-8000-000000001000";
+        let created = format!(r#"{{"attempt":0,"trigger_event_id":"","blocked_by":["{first}"]}}"#);
+        let letter = format!("{first}.1");
+        let buried = format!(r#"{{"attempt":1,"dead_letter_id":"{letter}"}}"#);
+        let requeued = format!(r#"{{"attempt":1,"dead_letter_id":"{letter}","life":2}}"#);
+        let log = |place_of_dependent: u64| {
+            let mut events = vec![
+                event(first, 1, "task.created", r#"{"attempt":0,"trigger_event_id":""}"#, 10),
+                event(first, 2, "task.started", r#"{"attempt":1}"#, 20),
+                event(first, 3, "task.failed", r#"{"attempt":1}"#, 30),
+                event(first, 4, "task.dead_lettered", &buried, 40),
+                event(first, 5, "task.requeued", &requeued, 50),
+                event(TASK, 1, "task.created", &created, place_of_dependent),
+                event(TASK, 2, "task.started", r#"{"attempt":1}"#, 60),
+            ];
+            events.sort_by_key(|event| event.entry_id.clone());
+            events
+        };
+
+        let starts_early = |place| {
+            let early = Flaw::StartedTooEarly(first.parse().unwrap());
+            verify(&log(place)).violations.iter().any(|one| one.flaw == early)
+        };
+        assert!(!starts_early(15), "it waited for the first life");
+        assert!(starts_early(55), "it waits for the second life");
     }
 
     #[test]

@@ -53,6 +53,8 @@ struct Step {
     task: TaskId,
     state: TaskState,
     is_doubtful: bool,
+    /// Whether it was given up between two attempts, so that its cancel leaves nothing open.
+    was_idle: bool,
     /// What undoes it, or last did.
     undo: Option<Undo>,
 }
@@ -125,12 +127,14 @@ impl SagaLife {
                 task: id,
                 state,
                 is_doubtful: false,
+                was_idle: false,
                 undo: None,
             };
             self.steps.insert(name.into(), step);
             return;
         };
         if step.task == id {
+            step.was_idle = kind == EventType::TaskCancelled && step.state == TaskState::Pending;
             step.state = state;
             let is_handed_back = kind == EventType::TaskReleased && counted.reason.as_deref() == Some("shutdown");
             step.is_doubtful |= is_handed_back || (kind == EventType::TaskRetryScheduled && is_doubtful(counted));
@@ -216,7 +220,9 @@ impl SagaLife {
                 let is_over = |step: &Step| step.state.is_terminal() && step.state != TaskState::Completed;
                 self.check_step(kind, name, is_over, flaws);
                 self.has_failed = true;
-                if is_doubtful(counted) || self.steps.get(name).is_some_and(|step| step.is_doubtful) {
+                let step = self.steps.get(name);
+                let is_idle = step.is_some_and(|step| step.was_idle);
+                if (is_doubtful(counted) && !is_idle) || step.is_some_and(|step| step.is_doubtful) {
                     self.owed.push(name.into());
                 }
             }

@@ -15,7 +15,7 @@ fn task(step: &str, role: usize) -> String {
 }
 
 /// Tells a story: words `<what>:<step or list>`. Of a task: `+`created, `>`started, `ok`, `no` (failed and kept), `late`
-/// (timed out and kept), `lost` (to be tried again), `x` cancelled, `again` requeued; a digit behind it names what
+/// (timed out and kept), `lost` and `retry` (to be tried again after an error in doubt and one that is not), `x` cancelled, `again` requeued; a digit behind it names what
 /// undoes the step. Of the saga what its events are called, with steps behind it.
 struct Teller {
     numbers: BTreeMap<String, u64>,
@@ -71,12 +71,10 @@ impl Teller {
             ">" => self.of_task(of, role, "started", ""),
             "ok" => self.of_task(of, role, "completed", r#","result":null"#),
             "x" => self.of_task(of, role, "cancelled", r#","reason":"saga_aborted""#),
-            "lost" => self.of_task(
-                of,
-                role,
-                "retry_scheduled",
-                r#","retry_count":1,"error":{"type":"lost"}"#,
-            ),
+            "lost" | "retry" => {
+                let more = format!(r#","retry_count":1,"error":{{"type":"{action}"}}"#);
+                self.of_task(of, role, "retry_scheduled", &more);
+            }
             "no" | "late" => {
                 let (kind, error) = if action == "no" {
                     ("failed", "no")
@@ -104,8 +102,12 @@ impl Teller {
                 let payload = format!(r#"{{"step":"{of}","task_id":"{}"}}"#, task(of, 0));
                 self.tell("s", &format!("saga.{action}"), payload);
             }
-            "step_failed" | "step_doubted" => {
-                let error = if action == "step_failed" { "no" } else { "timeout" };
+            "step_failed" | "step_doubted" | "step_given_up" => {
+                let error = match action {
+                    "step_failed" => "no",
+                    "step_doubted" => "timeout",
+                    _ => "cancelled",
+                };
                 let payload = format!(r#"{{"step":"{of}","error":{{"type":"{error}"}}}}"#);
                 self.tell("s", "saga.step_failed", payload);
             }
@@ -179,6 +181,10 @@ fn every_way_of_a_saga_is_without_flaw() {
         format!(
             "{HALF} lost:b >:b no:b step_failed:b compensating:b,a +1:b >1:b ok1:b undone1:b undone:a compensated:a/b,a"
         ),
+        // Cancelled while it runs, which leaves open what it did, and between two attempts, which does not.
+        format!("{HALF} x:b step_given_up:b compensating:b,a undone:b undone:a compensated:a/b,a"),
+        format!("{HALF} retry:b x:b step_given_up:b compensating:a undone:a compensated:a/a"),
+        format!("{HALF} lost:b x:b step_given_up:b compensating:b,a undone:b undone:a compensated:a/b,a"),
         // Cancelled before anything started.
         "begin:2 +:a +:b x:a x:b compensating: compensated:".to_owned(),
         // What could not be undone, and a second try of it.
@@ -225,6 +231,14 @@ fn each_broken_saga_breaks_exactly_its_guarantee() {
             Compensations,
         ),
         (format!("{doubtful} compensating:a {a} compensated:a/a"), Compensations),
+        (
+            format!("{HALF} x:b step_given_up:b compensating:a undone:a compensated:a/a"),
+            Compensations,
+        ),
+        (
+            format!("{HALF} retry:b x:b step_given_up:b compensating:b,a undone:b undone:a compensated:a/b,a"),
+            Compensations,
+        ),
         // One that never came to anything is undone.
         (
             format!("{HALF} no:b step_failed:b compensating:a {a} {b} compensated:a/a,b"),
