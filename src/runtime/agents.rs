@@ -12,13 +12,14 @@ use tracing::warn;
 
 use super::handler::{TaskContext, TaskError};
 use super::invocation;
+use super::meters::Meters;
 use super::replica::Run;
 use super::work::{chance, completed, error_json};
 use crate::domain::command::{self, TaskResult};
 use crate::domain::id::{Name, Partition, QueueName, ReplicaId, TaskId};
 use crate::domain::retry::RetryPolicy;
 use crate::error::Error;
-use crate::store::agents::{Answer, Answered, Loan, Said};
+use crate::store::agents::{Answer, Answered, Loan, Said, Verdict};
 use crate::store::doorbell::Doorbell;
 use crate::store::functions::{Claimed, Outcome};
 use crate::store::record::Record;
@@ -82,8 +83,15 @@ async fn expire_one(run: &Run, partition: Partition, task: TaskId, attempt: u32)
             delay_ms: delay_of(&record),
         }),
     };
-    let words = run.store.answer(partition, run.replica, &[answer]).await?;
-    if matches!(words.first(), Some(Answered::Ok | Answered::Retry)) {
+    let verdicts = run
+        .store
+        .answer(partition, run.replica, std::slice::from_ref(&answer))
+        .await?;
+    let Some(verdict) = verdicts.first() else {
+        return Ok(());
+    };
+    run.meters.answered(&answer.said, verdict);
+    if matches!(verdict.word, Answered::Ok | Answered::Retry) {
         warn!(task_id = %task, attempt, "an agent's attempt took too long");
         run.timers.ring(partition);
     }
@@ -182,53 +190,63 @@ pub async fn heartbeat(
 ) -> Result<(), Error> {
     let progress = beat.progress.as_ref().map(|progress| progress.get().to_owned());
     let said = Said::Beat(progress);
-    answer(store, actor, beat.task_id, beat.attempt, who, said).await
+    let answer = spoken(beat.task_id, beat.attempt, who, said);
+    tell(store, actor, &answer).await.map(drop)
 }
 
-/// Ends an attempt as whoever holds it says.
+/// Ends an attempt as whoever holds it says, and counts it.
 ///
 /// # Errors
 ///
 /// As [`heartbeat`].
-pub async fn finish(store: &Store, actor: ReplicaId, result: &TaskResult, who: Option<&Name>) -> Result<(), Error> {
+pub async fn finish(
+    store: &Store,
+    meters: &Meters,
+    actor: ReplicaId,
+    result: &TaskResult,
+    who: Option<&Name>,
+) -> Result<(), Error> {
     let said = Said::Ended(outcome(store, result).await?);
-    answer(store, actor, result.task_id, result.attempt, who, said).await
+    let answer = spoken(result.task_id, result.attempt, who, said);
+    let verdict = tell(store, actor, &answer).await?;
+    meters.answered(&answer.said, &verdict);
+    Ok(())
 }
 
-async fn answer(
-    store: &Store,
-    actor: ReplicaId,
-    task_id: TaskId,
-    attempt: u32,
-    who: Option<&Name>,
-    said: Said,
-) -> Result<(), Error> {
-    let missing = || Error::TaskNotFound(task_id.to_string());
-    let partition = task_id.partition();
-    if partition.number() >= store.partition_count() {
-        return Err(missing());
-    }
-    let answer = Answer {
+/// What is said over HTTP, where no event tells one time from the next.
+fn spoken(task_id: TaskId, attempt: u32, who: Option<&Name>, said: Said) -> Answer {
+    Answer {
         task_id,
         attempt,
         who: who.map(ToString::to_string),
         event_id: None,
         entry_id: None,
         said,
-    };
-    let words = match store.answer(partition, actor, &[answer]).await {
+    }
+}
+
+async fn tell(store: &Store, actor: ReplicaId, answer: &Answer) -> Result<Verdict, Error> {
+    let (task_id, attempt) = (answer.task_id, answer.attempt);
+    let missing = || Error::TaskNotFound(task_id.to_string());
+    let partition = task_id.partition();
+    if partition.number() >= store.partition_count() {
+        return Err(missing());
+    }
+    let verdicts = match store.answer(partition, actor, std::slice::from_ref(answer)).await {
         Err(StoreError::NotJoined) => return Err(missing()),
-        words => words?,
+        verdicts => verdicts?,
+    };
+    let Some(verdict) = verdicts.into_iter().next() else {
+        return Err(Error::Store(StoreError::Protocol("answer")));
     };
     let refused = |message: String| Err(Error::InvalidTransition(message));
-    match words.first() {
-        Some(Answered::Ok | Answered::Retry | Answered::Duplicate | Answered::Early) => Ok(()),
-        Some(Answered::Stale) => refused(format!(
+    match verdict.word {
+        Answered::Ok | Answered::Retry | Answered::Duplicate | Answered::Early => Ok(verdict),
+        Answered::Stale => refused(format!(
             "attempt {attempt} of task {task_id} is not under way, or no agent's"
         )),
-        Some(Answered::Other) => refused(format!("attempt {attempt} of task {task_id} is another agent's")),
-        Some(Answered::Terminal) => refused(format!("task {task_id} has ended")),
-        Some(Answered::Missing) => Err(missing()),
-        None => Err(Error::Store(StoreError::Protocol("answer"))),
+        Answered::Other => refused(format!("attempt {attempt} of task {task_id} is another agent's")),
+        Answered::Terminal => refused(format!("task {task_id} has ended")),
+        Answered::Missing => Err(missing()),
     }
 }

@@ -3,7 +3,7 @@
 //! Programs register async or blocking functions; arguments arrive typed through serde, results leave as JSON. A
 //! handler may be called again for the same task: `task_id` is its idempotency key, `attempt` its fencing token.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::num::NonZeroU32;
 use std::pin::Pin;
@@ -431,6 +431,12 @@ impl Handlers {
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.by_name.keys().cloned().collect()
+    }
+
+    /// The names of tasks that handlers or agents carry out, in order.
+    pub(crate) fn all_names(&self) -> Vec<String> {
+        let names: BTreeSet<&String> = self.by_name.keys().chain(self.by_agents.keys()).collect();
+        names.into_iter().cloned().collect()
     }
 
     /// Whether there is a handler of this name.

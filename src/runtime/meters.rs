@@ -14,6 +14,7 @@ use super::replica::Run;
 use crate::domain::dead_letter::DeadLetterKind;
 use crate::domain::histogram::{Histogram, Reading};
 use crate::domain::priority::Priority;
+use crate::store::agents::{Answered, Said, Verdict};
 use crate::store::functions::{Outcome, Settled};
 use crate::store::record::{Flags, Record};
 
@@ -83,7 +84,7 @@ pub enum Again {
     Error,
     /// It ran out of time.
     Timeout,
-    /// Its replica died.
+    /// Its replica died, or its agent fell silent.
     Lost,
 }
 
@@ -193,7 +194,7 @@ pub struct Meters {
 impl Meters {
     /// Nothing counted yet, by the names of these handlers.
     pub(crate) fn new(handlers: &Handlers) -> Self {
-        let mut names = handlers.names();
+        let mut names = handlers.all_names();
         names.truncate(NAMES_MAX);
         names.push(OTHER.to_owned());
         Self {
@@ -212,15 +213,18 @@ impl Meters {
 
     /// Where the attempts of a task are counted.
     pub(crate) fn label(&self, record: &Record) -> Label {
+        self.label_of(&record.body.task_name, record.flags.has(Flags::IS_COMPENSATION))
+    }
+
+    fn label_of(&self, task_name: &str, is_compensation: bool) -> Label {
         let other = self.named.len() - 1;
-        let letter = if record.flags.has(Flags::IS_COMPENSATION) {
-            DeadLetterKind::SagaStep
-        } else {
-            DeadLetterKind::Task
-        };
         Label {
-            place: self.places.get(&record.body.task_name).copied().unwrap_or(other),
-            letter,
+            place: self.places.get(task_name).copied().unwrap_or(other),
+            letter: if is_compensation {
+                DeadLetterKind::SagaStep
+            } else {
+                DeadLetterKind::Task
+            },
         }
     }
 
@@ -291,7 +295,21 @@ impl Meters {
         }
     }
 
-    /// So many tasks were taken back from a dead replica. What they are called is not known here.
+    /// An agent said of an attempt what Redis answered this to.
+    pub(crate) fn answered(&self, said: &Said, verdict: &Verdict) {
+        let Said::Ended(outcome) = said else { return };
+        let Some(ended) = &verdict.ended else { return };
+        let label = self.label_of(&ended.task_name, ended.is_compensation);
+        self.ran(label, End::of(Some(outcome)), ended.took);
+        let word = if verdict.word == Answered::Retry {
+            Settled::Retry
+        } else {
+            Settled::Ok
+        };
+        self.settled(label, outcome, word);
+    }
+
+    /// So many attempts were taken from dead replicas or silent agents. What their tasks are called is not known here.
     pub(crate) fn taken_back(&self, tasks: u64) {
         self.lost.add(tasks);
         if let Some(other) = self.named.last() {
@@ -366,7 +384,7 @@ impl Meters {
         DeadLetterKind::ALL.into_iter().map(DeadLetterKind::as_str).zip(counts)
     }
 
-    /// Tasks taken back from dead replicas.
+    /// Attempts taken from dead replicas and silent agents.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.read()

@@ -31,6 +31,18 @@ pub struct InboundStatus {
     pub oldest_seconds: f64,
 }
 
+/// The workflows, or the sagas.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct GroupFigures {
+    /// `workflow` or `saga`.
+    pub kind: &'static str,
+    /// How many are under way.
+    pub running: u64,
+    /// How often one ended how; one that was resumed ends once more.
+    pub ended: [(&'static str, u64); 3],
+}
+
 /// The deployment at one moment.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -41,6 +53,8 @@ pub struct Overview {
     pub ready_tasks: u64,
     /// For how long the oldest task of each priority could have started; 0 without any. Tasks of paused queues do not count.
     pub ready_oldest_seconds: [(Priority, f64); 4],
+    /// Workflows and sagas: how many are under way, and how often one ended how.
+    pub groups: [GroupFigures; 2],
     /// Triggers and commands.
     pub inbound: [(&'static str, InboundStatus); 2],
     /// Replicas with workers.
@@ -113,6 +127,10 @@ pub async fn look(store: &Store) -> Result<Overview, Error> {
     Ok(Overview {
         ready_tasks: partitions.iter().map(ready_tasks).sum(),
         ready_oldest_seconds: Priority::ALL.map(oldest),
+        groups: [
+            group_figures(&partitions, "workflow", ["completed", "failed", "cancelled"]),
+            group_figures(&partitions, "saga", ["completed", "compensated", "failed"]),
+        ],
         inbound: inbound.map(|(name, status, _)| (name, status)),
         replicas: partitions.first().map_or(0, replicas),
         memory: store.memory().await?,
@@ -125,6 +143,15 @@ fn ready_tasks(statistics: &Statistics) -> u64 {
     let is_open = |name: &String| statistics.paused.iter().all(|(paused, _)| paused != name);
     let open = statistics.queues.iter().filter(|(name, _)| is_open(name));
     open.flat_map(|(_, ranks)| ranks).map(|(waiting, _)| waiting).sum()
+}
+
+fn group_figures(partitions: &[Statistics], kind: &'static str, outcomes: [&'static str; 3]) -> GroupFigures {
+    let count = |name: &str| partitions.iter().filter_map(|one| one.groups.get(name)).sum();
+    GroupFigures {
+        kind,
+        running: count(kind),
+        ended: outcomes.map(|outcome| (outcome, count(&format!("{kind} {outcome}")))),
+    }
 }
 
 /// Those with workers; every partition knows all of them.

@@ -306,14 +306,18 @@ async fn answer_all(run: &Run, commands: Vec<Command>) -> Option<Vec<(Command, W
             let later = rest.split_off(rest.len().min(ANSWER_BATCH));
             let (commands, answers): (Vec<Command>, Vec<Answer>) =
                 std::mem::replace(&mut rest, later).into_iter().unzip();
-            let words = until_done(run, "can not take what agents say", || {
+            let verdicts = until_done(run, "can not take what agents say", || {
                 run.store.answer(partition, run.replica, &answers)
             })
             .await?;
-            if words.contains(&Answered::Retry) {
+            for (answer, verdict) in answers.iter().zip(&verdicts) {
+                run.meters.answered(&answer.said, verdict);
+            }
+            if verdicts.iter().any(|verdict| verdict.word == Answered::Retry) {
                 run.timers.ring(partition);
             }
-            ended.extend(commands.into_iter().zip(words.into_iter().map(Word::from)));
+            let words = verdicts.into_iter().map(|verdict| verdict.word.into());
+            ended.extend(commands.into_iter().zip(words));
         }
     }
     Some(ended)

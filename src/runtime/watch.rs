@@ -193,6 +193,7 @@ pub(super) async fn promote_due(run: Arc<Run>, partition: Partition) {
             Ok(promoted) => {
                 waits.reset();
                 agents::expire(&run, partition, &promoted.expired).await;
+                run.meters.taken_back(promoted.lost);
                 if promoted.count == u64::from(PROMOTE_BATCH) {
                     continue;
                 }

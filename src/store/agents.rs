@@ -1,5 +1,7 @@
 //! Tasks that agents hold: what they say of them, and what is known beside the record.
 
+use std::time::Duration;
+
 use serde_json::value::RawValue;
 
 use super::connection::Args;
@@ -102,6 +104,58 @@ pub struct AgentSide {
     pub progress: Option<Box<RawValue>>,
 }
 
+/// What became of an answer, and the attempt that it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// What became of it.
+    pub word: Answered,
+    /// The attempt, where the answer ended one.
+    pub ended: Option<EndedAttempt>,
+}
+
+/// An attempt that an agent's answer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedAttempt {
+    /// The name of its task.
+    pub task_name: String,
+    /// How long it took.
+    pub took: Duration,
+    /// Whether it was to undo a saga's step.
+    pub is_compensation: bool,
+}
+
+impl Verdict {
+    fn read(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let word = Answered::read(words.next()?)?;
+        let ended = match (words.next(), words.next(), words.next()) {
+            (Some(task_name), Some(took_ms), Some(is_compensation)) => Some(EndedAttempt {
+                task_name: task_name.to_owned(),
+                took: Duration::from_millis(took_ms.parse().ok()?),
+                is_compensation: is_compensation == "1",
+            }),
+            _ => None,
+        };
+        Some(Self { word, ended })
+    }
+}
+
+impl Answered {
+    fn read(word: &str) -> Option<Self> {
+        Some(match word {
+            "ok" => Self::Ok,
+            "retry" => Self::Retry,
+            "duplicate" => Self::Duplicate,
+            "stale" => Self::Stale,
+            "other" => Self::Other,
+            "terminal" => Self::Terminal,
+            "missing" => Self::Missing,
+            "early" => Self::Early,
+            _ => return None,
+        })
+    }
+}
+
 impl Answer {
     fn push(&self, args: &mut Args) {
         args.show(self.task_id)
@@ -137,26 +191,14 @@ impl Store {
         partition: Partition,
         actor: ReplicaId,
         answers: &[Answer],
-    ) -> Result<Vec<Answered>, StoreError> {
+    ) -> Result<Vec<Verdict>, StoreError> {
         let mut args = Args::default();
         args.show(actor);
         for answer in answers {
             answer.push(&mut args);
         }
         let (_, mut rest) = worded(self.call(Function::Answer, partition, args).await?, "answer")?;
-        words(rest.next(), "answer", |word| {
-            Some(match word {
-                "ok" => Answered::Ok,
-                "retry" => Answered::Retry,
-                "duplicate" => Answered::Duplicate,
-                "stale" => Answered::Stale,
-                "other" => Answered::Other,
-                "terminal" => Answered::Terminal,
-                "missing" => Answered::Missing,
-                "early" => Answered::Early,
-                _ => return None,
-            })
-        })
+        words(rest.next(), "answer", Verdict::read)
     }
 
     /// Hands out waiting tasks to somebody outside.

@@ -335,6 +335,8 @@ pub struct Promoted {
     pub next_ms: Option<u64>,
     /// Attempts that agents hold and whose time is up.
     pub expired: Vec<(TaskId, u32)>,
+    /// How many attempts were lost, as their agents were silent.
+    pub lost: u64,
 }
 
 /// An inbound event that can not be accepted.
@@ -393,6 +395,9 @@ pub struct Statistics {
     pub paused: Vec<(String, String)>,
     /// Since when the oldest task of each priority could start, ms since the epoch; not of paused queues.
     pub ready_since: [Option<i64>; 4],
+    /// How many workflows and sagas are under way, by `workflow` and `saga`, and how often one ended so, by `saga failed` and
+    /// the like.
+    pub groups: BTreeMap<String, u64>,
 }
 
 impl Store {
@@ -652,10 +657,13 @@ impl Store {
             let attempt = integer(&pair[1]).and_then(|attempt| u32::try_from(attempt).ok())?;
             Some((text(&pair[0])?.parse().ok()?, attempt))
         });
+        let expired = expired.collect();
+        let lost = rest.next().as_ref().and_then(integer).unwrap_or_default();
         Ok(Promoted {
             count: u64::try_from(promoted).unwrap_or_default(),
             next_ms: u64::try_from(next_ms).ok(),
-            expired: expired.collect(),
+            expired,
+            lost: u64::try_from(lost).unwrap_or_default(),
         })
     }
 
@@ -761,6 +769,11 @@ impl Store {
         }
         for (since, ms) in statistics.ready_since.iter_mut().zip(list(next()?)?) {
             *since = integer(&ms).filter(|ms| *ms >= 0);
+        }
+        for pair in list(next()?)?.chunks_exact(2) {
+            statistics
+                .groups
+                .insert(text(&pair[0]).unwrap_or_default().to_owned(), count(&pair[1]));
         }
         Ok(statistics)
     }

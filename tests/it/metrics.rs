@@ -3,13 +3,15 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::history::{check, check_all_ended};
 use crate::support::redis::{TestRedis, task_of};
 use crate::support::replica::{ReplicaProcess, ask};
+use crate::support::saga;
+use crate::support::workflow::publish;
 use crate::support::{holds, wait_for};
 
 /// Asks for a page as text: its type and what it says.
@@ -38,6 +40,33 @@ fn value(page: &str, series: &str) -> Option<f64> {
         .lines()
         .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
     line.parse().ok()
+}
+
+/// Waits until series have these values.
+async fn until_counted(replica: &ReplicaProcess, due: &[(&str, f64)]) {
+    wait_for("the replica has counted what happened", async || {
+        let page = metrics(replica).await;
+        let is_wrong = |(series, due): &&(&str, f64)| value(&page, series) != Some(*due);
+        let wrong: Vec<_> = due.iter().filter(is_wrong).collect();
+        holds(wrong.is_empty(), || format!("{wrong:?}\n{page}"))
+    })
+    .await;
+}
+
+/// What the agent `sales` says of an attempt.
+async fn answer(redis: &TestRedis, event_id: &str, task: &str, attempt: u32, status: &str) {
+    let mut payload = json!({ "task_id": task_of(task).to_string(), "attempt": attempt, "status": status });
+    if status == "failed" {
+        payload["error"] = json!({ "type": "OutOfStock", "message": "none left" });
+    }
+    let payload = payload.to_string();
+    let fields: [(&[u8], &[u8]); 4] = [
+        (b"event_type", b"orchestration.task.result"),
+        (b"source_agent", b"sales"),
+        (b"event_id", event_id.as_bytes()),
+        (b"payload", payload.as_bytes()),
+    ];
+    redis.add("waooaw:commands", &fields).await;
 }
 
 /// All metrics of the documentation.
@@ -150,6 +179,153 @@ async fn every_metric_of_the_documentation_is_exported_and_counts_what_happened(
     ] {
         assert_eq!(value(&counted, series), Some(expected), "{series}\n{counted}");
     }
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn what_agents_end_counts_with_the_replica_that_hears_of_it() {
+    let redis = TestRedis::start().await;
+    let handlers = "[handlers.quote]\nkind = \"agent\"\nagent_id = \"sales\"\n\n\
+                    [handlers.slow]\nkind = \"agent\"\nagent_id = \"sales\"\ntimeout_seconds = 0.2\n\n\
+                    [handlers.silent]\nkind = \"agent\"\nagent_id = \"silent\"\nheartbeat_timeout_seconds = 0.2\n";
+    let replica = redis.replica().config(handlers).start().await;
+    let once = json!({ "max_retries": 0 });
+    let twice = json!({ "max_retries": 1, "initial_delay_seconds": 0 });
+    redis
+        .trigger_all([
+            ("good".to_owned(), json!({ "task_name": "quote" })),
+            ("over http".to_owned(), json!({ "task_name": "quote" })),
+            ("bad".to_owned(), json!({ "task_name": "quote", "retry": twice })),
+            ("slow".to_owned(), json!({ "task_name": "slow", "retry": once })),
+            ("silent".to_owned(), json!({ "task_name": "silent", "retry": once })),
+            (
+                "unknown".to_owned(),
+                json!({ "task_name": "whatever", "agent_id": "sales" }),
+            ),
+        ])
+        .await;
+    let mut log = redis.log().await;
+    log.until_count("task.started", 6).await;
+
+    answer(&redis, "a1", "good", 1, "completed").await;
+    answer(&redis, "a1", "good", 1, "completed").await;
+    answer(&redis, "a2", "good", 1, "completed").await;
+    answer(&redis, "a3", "bad", 1, "failed").await;
+    log.until_count("task.retry_scheduled", 1).await;
+    log.until_count("task.started", 7).await;
+    answer(&redis, "a4", "bad", 2, "failed").await;
+    answer(&redis, "a5", "unknown", 1, "completed").await;
+    let path = format!("/v1/tasks/{}/complete", task_of("over http"));
+    let body = json!({ "attempt": 1, "result": 1 }).to_string();
+    let (status, said) = ask(replica.http_port(), "POST", &path, None, Some(&body))
+        .await
+        .unwrap();
+    assert_eq!(status, 200, "{said}");
+    // It reads what it never answers.
+    () = redis
+        .ask(&[
+            "XREADGROUP",
+            "GROUP",
+            "silent",
+            "one",
+            "STREAMS",
+            "waooaw:{0}:agent:silent",
+            ">",
+        ])
+        .await;
+    log.until_count("task.dead_lettered", 3).await;
+    log.until_count("task.completed", 3).await;
+
+    until_counted(
+        &replica,
+        &[
+            (
+                "waooaw_tasks_finished_total{task_name=\"quote\",outcome=\"completed\"}",
+                2.0,
+            ),
+            (
+                "waooaw_tasks_finished_total{task_name=\"quote\",outcome=\"failed\"}",
+                1.0,
+            ),
+            (
+                "waooaw_tasks_finished_total{task_name=\"slow\",outcome=\"timeout\"}",
+                1.0,
+            ),
+            (
+                "waooaw_tasks_finished_total{task_name=\"_other\",outcome=\"completed\"}",
+                1.0,
+            ),
+            ("waooaw_task_retries_total{task_name=\"quote\",reason=\"error\"}", 1.0),
+            (
+                "waooaw_task_run_seconds_count{task_name=\"quote\",outcome=\"failed\"}",
+                2.0,
+            ),
+            (
+                "waooaw_task_run_seconds_count{task_name=\"slow\",outcome=\"timeout\"}",
+                1.0,
+            ),
+            ("waooaw_tasks_lost_total", 1.0),
+            ("waooaw_dead_letters_added_total{kind=\"task\"}", 2.0),
+        ],
+    )
+    .await;
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn workflows_and_sagas_are_counted_while_they_run_and_by_how_they_end() {
+    let redis = TestRedis::start().await;
+    let replica = redis.replica().start().await;
+    let mut log = redis.log().await;
+    let workflow = async |id: &str, name: &str, kwargs: Value| {
+        let task = json!({ "task_id": "one", "name": name, "kwargs": kwargs, "max_retries": 0 });
+        let payload = json!({ "workflow_id": id, "name": id, "tasks": [task] });
+        publish(&redis, "workflow.start", id, &payload).await;
+    };
+    let start_saga = async |id: &str, second: &str, undo: &str| {
+        let payload = json!({ "saga_id": id, "name": id, "steps": [
+            { "name": "one", "action": "noop", "compensation": undo, "compensation_retry": { "max_retries": 0 } },
+            { "name": "two", "action": second, "retry": { "max_retries": 0 } },
+        ] });
+        publish(&redis, "saga.start", id, &payload).await;
+    };
+
+    workflow("w-good", "noop", json!({})).await;
+    workflow("w-bad", "fail", json!({})).await;
+    workflow("w-long", "sleep", json!({ "ms": 60_000 })).await;
+    workflow("w-longer", "sleep", json!({ "ms": 60_000 })).await;
+    start_saga("s-good", "noop", "noop").await;
+    start_saga("s-undone", "fail", "noop").await;
+    start_saga("s-stuck", "fail", "fail").await;
+    log.until_count("saga.failed", 1).await;
+    log.until_count("workflow.started", 4).await;
+    publish(&redis, "workflow.stop", "stop", &json!({ "workflow_id": "w-long" })).await;
+    log.until_count("workflow.cancelled", 1).await;
+    saga::resume(&redis, "s-stuck").await.unwrap();
+    log.until_count("saga.failed", 2).await;
+
+    until_counted(
+        &replica,
+        &[
+            ("waooaw_workflows_running", 1.0),
+            ("waooaw_workflows_ended_total{outcome=\"completed\"}", 1.0),
+            ("waooaw_workflows_ended_total{outcome=\"failed\"}", 1.0),
+            ("waooaw_workflows_ended_total{outcome=\"cancelled\"}", 1.0),
+            ("waooaw_sagas_running", 0.0),
+            ("waooaw_sagas_ended_total{outcome=\"completed\"}", 1.0),
+            ("waooaw_sagas_ended_total{outcome=\"compensated\"}", 1.0),
+            ("waooaw_sagas_ended_total{outcome=\"failed\"}", 2.0),
+        ],
+    )
+    .await;
+    publish(
+        &redis,
+        "workflow.stop",
+        "stop too",
+        &json!({ "workflow_id": "w-longer" }),
+    )
+    .await;
+    log.until_count("workflow.cancelled", 2).await;
     check_all_ended(&redis).await;
 }
 

@@ -436,10 +436,10 @@ async fn the_tasks_of_a_workflow_go_with_the_workflow() {
     sweep_all().await;
 
     let left = keys(&redis).await;
-    // The replica made the inbound streams.
+    // The replica made the inbound streams, and how many workflows have ended is counted for good.
     let left: Vec<_> = left
         .difference(&fresh)
-        .filter(|key| key.starts_with("waooaw:{0}:"))
+        .filter(|key| key.starts_with("waooaw:{0}:") && *key != "waooaw:{0}:groups")
         .collect();
     assert!(left.is_empty(), "{} keys, such as {:?}", left.len(), left.first());
     let horizon = store.horizon(Partition::default()).await.unwrap();

@@ -320,7 +320,7 @@ async fn finish(api: &Api, id: &str, status: &str, text: &str) -> Result<Json<Ta
     let task = task_id(id)?;
     let (said, who) = read_answer(TASK_RESULT, task, Some(status), text)?;
     if let Inbound::Result(result) = said {
-        agents::finish(api.store(), api.0.actor, &result, who.as_ref()).await?;
+        agents::finish(api.store(), api.replica().meters(), api.0.actor, &result, who.as_ref()).await?;
     }
     Ok(Json(request::task_document(api.store(), task).await?))
 }

@@ -78,7 +78,7 @@ const fn histogram(name: &'static str, labels: &'static [&'static str], help: &'
 
 /// Every metric. The first block is about the deployment and the same on every replica; the second about the replica that
 /// is asked.
-const METRICS: [Metric; 44] = [
+const METRICS: [Metric; 48] = [
     gauge(
         "waooaw_redis_up",
         &[],
@@ -104,6 +104,22 @@ const METRICS: [Metric; 44] = [
         "waooaw_tasks_ended_total",
         &["outcome"],
         "Tasks that ended, on all replicas, since the keys were made",
+    ),
+    gauge(
+        "waooaw_workflows_running",
+        &[],
+        "Workflows under way, as workflow.start began them",
+    ),
+    counter(
+        "waooaw_workflows_ended_total",
+        &["outcome"],
+        "Workflows that ended: completed, failed or cancelled",
+    ),
+    gauge("waooaw_sagas_running", &[], "Sagas under way, also on their way back"),
+    counter(
+        "waooaw_sagas_ended_total",
+        &["outcome"],
+        "Sagas that ended: completed, compensated, or failed, which waits for a person; one that is resumed ends once more",
     ),
     gauge(
         "waooaw_queue_max_size",
@@ -171,12 +187,12 @@ const METRICS: [Metric; 44] = [
     counter(
         "waooaw_tasks_finished_total",
         &["task_name", "outcome"],
-        "Tasks that ended on the replica",
+        "Tasks that ended on the replica, or by an agent's answer that it took",
     ),
     counter(
         "waooaw_task_retries_total",
         &["task_name", "reason"],
-        "Attempts that another follows; those lost with a dead replica under the name _other",
+        "Attempts that another follows; those lost with a dead replica or a silent agent under the name _other",
     ),
     histogram(
         "waooaw_task_wait_seconds",
@@ -191,7 +207,7 @@ const METRICS: [Metric; 44] = [
     counter(
         "waooaw_tasks_lost_total",
         &[],
-        "Tasks that the replica took back from dead ones",
+        "Tasks that the replica took back from dead ones and from silent agents",
     ),
     counter(
         "waooaw_stale_results_total",
@@ -345,6 +361,16 @@ impl Page {
             ("cancelled", statistics.cancelled_count),
         ] {
             self.count("waooaw_tasks_ended_total", [outcome], count);
+        }
+        for group in &overview.groups {
+            let (running, ended) = match group.kind {
+                "saga" => ("waooaw_sagas_running", "waooaw_sagas_ended_total"),
+                _ => ("waooaw_workflows_running", "waooaw_workflows_ended_total"),
+            };
+            self.whole(running, [], group.running);
+            for (outcome, count) in group.ended {
+                self.count(ended, [outcome], count);
+            }
         }
         self.whole("waooaw_queue_max_size", [], statistics.max_size);
         self.whole("waooaw_queue_max_running", [], statistics.max_running);
@@ -609,7 +635,7 @@ waooaw_task_wait_seconds_sum{priority=\"HIGH\"} 0.25
 waooaw_task_wait_seconds_count{priority=\"HIGH\"} 1
 waooaw_task_wait_seconds_bucket{le=\"0.5\",priority=\"HIGH\"} 1
 waooaw_task_wait_seconds_bucket{le=\"+Inf\",priority=\"HIGH\"} 1
-# HELP waooaw_tasks_lost Tasks that the replica took back from dead ones
+# HELP waooaw_tasks_lost Tasks that the replica took back from dead ones and from silent agents
 # TYPE waooaw_tasks_lost counter
 waooaw_tasks_lost_total 3
 # EOF

@@ -3,7 +3,8 @@ group: what a workflow and a saga have in common: tasks that belong together, an
 
 The record is the hash `w:<id>`. A call reads it once, changes its copy, and `close` writes back what changed. Tasks
 that only carry the name of a workflow nobody started have no such record. The ids of all tasks of a group stand in the
-list `group:<id>` in the order in which they came; `keys:<id>` maps the caller's own names for them to their ids.
+list `group:<id>` in the order in which they came; `keys:<id>` maps the caller's own names for them to their ids. The hash
+`groups` counts for the metrics: `workflow` and `saga` those under way, `saga failed` and the like how often one ended so.
 ]]
 -- The counter of each way to end.
 local ENDED = { [COMPLETED] = 'completed', [FAILED] = 'failed', [TIMEOUT] = 'timeout', [CANCELLED] = 'cancelled' }
@@ -37,9 +38,21 @@ do
     return group
   end
 
+  -- What the events of a group add to those under way.
+  local UNDER_WAY = { started = 1, resumed = 1, completed = -1, failed = -1, cancelled = -1, compensated = -1 }
+
+  local function count_event(ctx, kind)
+    local of, what = string.match(kind, '^orchestration%.(%a+)%.(%a+)$')
+    local change = UNDER_WAY[what]
+    if not change then return end
+    redis.call('HINCRBY', ctx.prefix .. 'groups', of, change)
+    if change < 0 then redis.call('HINCRBY', ctx.prefix .. 'groups', of .. ' ' .. what, 1) end
+  end
+
   -- Appends an event of the group itself.
   emit_group = function(ctx, group, kind, members, cause)
     group.seq = group.seq + 1
+    count_event(ctx, kind)
     local head = group.kind == 'saga' and '{"saga_id":"' or '{"workflow_id":"'
     emit(ctx, kind, group.id, group.seq, group.correlation, cause,
       head .. group.id .. '","name":' .. group.name .. ',' .. members .. '}', group.trace)

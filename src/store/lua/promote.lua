@@ -6,7 +6,8 @@ KEYS    1 meta    hash    the partition's schema, limits and counters
         2 none    -       never exists
 ARGV    1 replica  2 limit
 Returns { 'ok', promoted, next_ms (until the next is due, 0 while long work is left; -1 when none waits), task ids and attempts
-        in turn of agents whose time is up, for the caller to end them } | { 'schema', found }. O(limit log timers).
+        in turn of agents whose time is up, for the caller to end them, how many attempts silent agents lost }
+        | { 'schema', found }. O(limit log timers).
 ]]
 -- How many items of long work one call looks at.
 local BACKLOG_ITEMS = 64
@@ -17,7 +18,7 @@ local function promote(keys, args)
   local timers = ctx.prefix .. 'timers'
   local is_shifting = follow_clock(ctx)
   local ids = redis.call('ZRANGEBYSCORE', timers, '-inf', ctx.now, 'LIMIT', 0, args[2])
-  local keys_of_ids, again = task_keys(ctx, ids), {}
+  local keys_of_ids, again, lost = task_keys(ctx, ids), {}, 0
   local records = load_records(keys_of_ids)
   for i, id in ipairs(ids) do
     local raw = records[i]
@@ -32,6 +33,8 @@ local function promote(keys, args)
       if due then
         again[#again + 1] = string.format('%d', due)
         again[#again + 1] = id
+      else
+        lost = lost + 1
       end
     end
   end
@@ -51,12 +54,12 @@ local function promote(keys, args)
   AGENT.hand_over(ctx)
   retire(ctx)
   close(ctx)
-  if ctx.count.backlog > 0 or ctx.is_hand_full then return { 'ok', #ids, 0, ctx.expired } end
+  if ctx.count.backlog > 0 or ctx.is_hand_full then return { 'ok', #ids, 0, ctx.expired, lost } end
   local head = redis.call('ZRANGE', timers, 0, 0, 'WITHSCORES')
   local next_ms = -1
   if head[2] then next_ms = math.max(0, tonumber(head[2]) - ctx.now) end
   if is_shifting then next_ms = 0 end
-  return { 'ok', #ids, next_ms, ctx.expired }
+  return { 'ok', #ids, next_ms, ctx.expired, lost }
 end
 
 register('promote', promote, DRAINS)

@@ -7,7 +7,8 @@ ARGV    1 replica (or '-')
 Returns { 'ok', counters (name, value, ...), queues ({ name, { waiting, running } for each rank, since_ms or -1 }), oldest_ms
         or -1, ended in the last 60 s, dead letters, replicas ({ id, field, value, ... } with the tasks that each holds as
         field `running`), aside (rank and queue, tasks that wait elsewhere, ...), paused (queue, who and why, ...), since when
-        the oldest task of each rank could start (ms or -1; not of paused queues) }
+        the oldest task of each rank could start (ms or -1; not of paused queues), workflows and sagas under way and ended
+        (name, count, ...; see group.lua) }
         | { 'schema', found }. Writes nothing. O(queues + replicas).
 ]]
 -- How many delayed tasks are looked at for the oldest one: those that are due next.
@@ -101,7 +102,7 @@ local function statistics(keys, args)
     replicas[#replicas + 1] = row
   end
   return { 'ok', counters, queues, oldest, recent, redis.call('ZCARD', ctx.prefix .. 'dead'), replicas,
-    redis.call('HGETALL', ctx.prefix .. 'aside'), paused, ready }
+    redis.call('HGETALL', ctx.prefix .. 'aside'), paused, ready, redis.call('HGETALL', ctx.prefix .. 'groups') }
 end
 
 register('statistics', statistics, LOOKS)

@@ -31,6 +31,7 @@ fn the_dashboard_has_a_row_for_each_subject() {
         "Queue",
         "Workers",
         "Retries and dead letters",
+        "Workflows and sagas",
         "Redis",
         "HTTP",
     ];
