@@ -163,12 +163,8 @@ async fn pending(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, 
         let details = json!({ "task_name": name, "handlers": known, "nearest": nearest });
         return Ok((Why::NoHandler, summary, details));
     }
-    if let Some((running, max_running)) = store.limit_of(partition, name).await?
-        && running >= max_running
-    {
-        let summary = format!("{running} tasks of `{name}` run, and `handlers.{name}.max_running` is {max_running}");
-        let details = json!({ "task_name": name, "running": running, "max_running": max_running });
-        return Ok((Why::LimitReached, summary, details));
+    if let Some(reached) = name_limit(store, record).await? {
+        return Ok(reached);
     }
     let statistics = store.statistics(partition).await?;
     let counter = |name: &str| {
@@ -264,8 +260,25 @@ async fn delayed(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, 
     Ok((Why::RetryWait, summary, details))
 }
 
+/// Whether as many tasks of its name run as may.
+async fn name_limit(store: &Store, record: &Record) -> Result<Option<Answer>, StoreError> {
+    let name = &record.body.task_name;
+    let limit = store.limit_of(record.id.partition(), name).await?;
+    Ok(limit
+        .filter(|(running, max_running)| running >= max_running)
+        .map(|(running, max_running)| {
+            let summary =
+                format!("{running} tasks of `{name}` run, and `handlers.{name}.max_running` is {max_running}");
+            let details = json!({ "task_name": name, "running": running, "max_running": max_running });
+            (Why::LimitReached, summary, details)
+        }))
+}
+
 /// One that waits to be handed over to its agent; nothing but a limit keeps it.
 async fn for_agent(store: &Store, record: &Record) -> Result<Answer, StoreError> {
+    if let Some(reached) = name_limit(store, record).await? {
+        return Ok(reached);
+    }
     let agent = record.body.agent.as_ref().map_or("", |agent| agent.id.as_str());
     let statistics = store.statistics(record.id.partition()).await?;
     let counter = |name: &str| {

@@ -271,6 +271,7 @@ struct Assigned {
     agent: Name,
     heartbeat_timeout: Duration,
     defaults: HandlerDefaults,
+    max_running: Option<NonZeroU32>,
 }
 
 impl Handlers {
@@ -301,6 +302,7 @@ impl Handlers {
             agent,
             heartbeat_timeout,
             defaults: HandlerDefaults::default(),
+            max_running: None,
         };
         self.by_name.remove(name);
         self.by_agents.insert(name.to_owned(), assigned);
@@ -423,6 +425,8 @@ impl Handlers {
     pub fn with_max_running(mut self, name: &str, max_running: NonZeroU32) -> Self {
         if let Some(registered) = self.by_name.get_mut(name) {
             registered.max_running = Some(max_running);
+        } else if let Some(assigned) = self.by_agents.get_mut(name) {
+            assigned.max_running = Some(max_running);
         }
         self
     }
@@ -454,9 +458,10 @@ impl Handlers {
 
     /// How many tasks of a name may run at a time, by name, where there is a limit.
     pub(crate) fn limits(&self) -> BTreeMap<String, NonZeroU32> {
-        let limited = self.by_name.iter();
-        limited
-            .filter_map(|(name, registered)| Some((name.clone(), registered.max_running?)))
+        let own = self.by_name.iter().map(|(name, known)| (name, known.max_running));
+        let agents = self.by_agents.iter().map(|(name, known)| (name, known.max_running));
+        own.chain(agents)
+            .filter_map(|(name, max_running)| Some((name.clone(), max_running?)))
             .collect()
     }
 

@@ -45,6 +45,7 @@ pub(super) enum Place {
 pub(super) enum Shelf {
     Queue(QueueName, Priority),
     Parked(Name, Priority),
+    ParkedForAgents(Name, Priority),
     Agents(QueueName, Priority),
     Delayed,
 }
@@ -102,13 +103,14 @@ impl Place {
                         ("d", Some((due_ms, task))) => {
                             due_ms.parse::<f64>().is_ok_and(f64::is_finite) && task.parse::<TaskId>().is_ok()
                         }
-                        ("q" | "p" | "a", None) => is_entry_id(after),
+                        ("q" | "p" | "n" | "a", None) => is_entry_id(after),
                         (_, Some(_) | None) => false,
                     };
                 let shelf = match kind {
                     "-" => None,
                     "q" => Some(Shelf::Queue(name.parse().ok()?, priority()?)),
                     "p" => Some(Shelf::Parked(name.parse().ok()?, priority()?)),
+                    "n" => Some(Shelf::ParkedForAgents(name.parse().ok()?, priority()?)),
                     "a" => Some(Shelf::Agents(name.parse().ok()?, priority()?)),
                     "d" => Some(Shelf::Delayed),
                     _ => return None,
@@ -153,6 +155,9 @@ impl fmt::Display for Place {
                 None => write!(f, "s {partition} - - - {after}"),
                 Some(Shelf::Queue(name, priority)) => write!(f, "s {partition} q {name} {} {after}", priority.rank()),
                 Some(Shelf::Parked(name, priority)) => write!(f, "s {partition} p {name} {} {after}", priority.rank()),
+                Some(Shelf::ParkedForAgents(name, priority)) => {
+                    write!(f, "s {partition} n {name} {} {after}", priority.rank())
+                }
                 Some(Shelf::Agents(name, priority)) => write!(f, "s {partition} a {name} {} {after}", priority.rank()),
                 Some(Shelf::Delayed) => write!(f, "s {partition} d - - {after}"),
             },
@@ -219,6 +224,7 @@ pub(super) mod tests {
             shelf(None, ""),
             shelf(Some(Shelf::Queue("a-b.c_d".parse().unwrap(), Priority::Low)), "5-0"),
             shelf(Some(Shelf::Parked("team/a:b".parse().unwrap(), Priority::High)), ""),
+            shelf(Some(Shelf::ParkedForAgents("a".parse().unwrap(), Priority::Low)), "5-0"),
             shelf(Some(Shelf::Agents("a-b".parse().unwrap(), Priority::Normal)), "6-0"),
             shelf(Some(Shelf::Delayed), ""),
             shelf(

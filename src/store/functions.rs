@@ -434,10 +434,12 @@ impl Store {
             .push(joining.workers.map_or(String::new(), |workers| workers.to_string()))
             .push(joining.started_at)
             .flag(joining.announce);
-        for name in joining.task_names {
+        for known in joining.task_names {
+            // Behind the name of a task of an agent stands what there is to know of that.
+            let name = known.split(' ').next().unwrap_or_default();
             match joining.limits.get(name) {
-                Some(limit) => args.push(format!("{name} {}", self.share_in(partition, *limit))),
-                None => args.push(name.as_str()),
+                Some(limit) => args.push(format!("{known} {}", self.share_in(partition, *limit))),
+                None => args.push(known.as_str()),
             };
         }
         let (word, mut rest) = worded(self.call(Function::Join, partition, args).await?, "join")?;

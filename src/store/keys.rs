@@ -166,6 +166,11 @@ impl Keys {
         self.of(partition, &format!("parked:{name}:{}", priority.key_part()))
     }
 
+    /// The same of tasks for agents, which wait for room under the limit of their name.
+    pub(super) fn parked_for_agents(&self, partition: Partition, name: &Name, priority: Priority) -> String {
+        self.of(partition, &format!("parked:@{name}:{}", priority.key_part()))
+    }
+
     /// The queues beside which tasks are for agents.
     #[must_use]
     pub fn desks(&self, partition: Partition) -> String {

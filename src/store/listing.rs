@@ -300,6 +300,10 @@ impl Store {
                     let key = self.keys().parked(partition, name, *priority);
                     self.stream_rows(query, &key, after).await?
                 }
+                Shelf::ParkedForAgents(name, priority) => {
+                    let key = self.keys().parked_for_agents(partition, name, *priority);
+                    self.stream_rows(query, &key, after).await?
+                }
                 Shelf::Agents(queue, priority) => {
                     let key = self.keys().for_agents(partition, queue, *priority);
                     self.stream_rows(query, &key, after).await?
@@ -352,7 +356,9 @@ impl Store {
             }
         }
         for name in self.members(&self.keys().parks(partition)).await? {
-            if let Ok(name) = name.parse::<Name>() {
+            if let Some(Ok(name)) = name.strip_prefix('@').map(str::parse::<Name>) {
+                shelves.extend(Priority::ALL.map(|priority| Shelf::ParkedForAgents(name.clone(), priority)));
+            } else if let Ok(name) = name.parse::<Name>() {
                 shelves.extend(Priority::ALL.map(|priority| Shelf::Parked(name.clone(), priority)));
             }
         }
@@ -521,7 +527,7 @@ mod tests {
         };
         let kinds = |query: TaskQuery| -> Vec<bool> { places().iter().map(|place| query.walks(place)).collect() };
         let (workflow, log, shelf) = ([true, false, false], [false, true, false], [false, false, true]);
-        let expected = |[w, l, s]: [bool; 3]| vec![w, l, l, s, s, s, s, s, s, false, false];
+        let expected = |[w, l, s]: [bool; 3]| vec![w, l, l, s, s, s, s, s, s, s, false, false];
 
         assert_eq!(kinds(of(None, Some("w"))), expected(workflow));
         assert_eq!(kinds(of(Some(TaskState::Running), Some("w"))), expected(workflow));

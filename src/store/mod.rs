@@ -12,7 +12,7 @@
 //! | `t:<task>` | string: the task's record, see [`record`] |
 //! | `x:<task>` | hash: errors of its failed attempts, and its lives where it had several |
 //! | `queue:<queue>:<priority>` | stream with group `workers`: what waits, and as pending entries what runs |
-//! | `parked:<task name>:<priority>` | the same for tasks whose handler the asking replica lacked |
+//! | `parked:<task name>:<priority>` | the same for tasks whose handler the asking replica lacked, or of whose name as many run as may; `parked:@<task name>:<priority>` for those of agents |
 //! | `queues`, `parks` | sets: the names of both |
 //! | `timers`, `shifting` | sorted sets: delayed tasks by due time; those still to be moved after the clock went back |
 //! | `forgetting`, `forgetting:<group>:<time>` | lists: tasks of forgotten groups that are left to be forgotten |

@@ -2,134 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use redis::FromRedisValue;
 use serde_json::{Value, json};
 use waooaw_orchestration::runtime::{explain, operate, request};
 use waooaw_orchestration::{Limits, Operator, TaskId};
 
+use crate::support::agent::{Agent, Letter, letters};
 use crate::support::history::{check, check_all_ended};
 use crate::support::log::Log;
 use crate::support::redis::{TestRedis, task_of};
 use crate::support::{holds, wait_for, wait_within};
-
-/// One process of an agent.
-struct Agent<'a> {
-    redis: &'a TestRedis,
-    id: &'static str,
-    process: &'static str,
-}
-
-/// What an inbox holds.
-#[derive(Debug, Clone)]
-struct Letter {
-    entry: String,
-    kind: String,
-    event_id: String,
-    payload: Value,
-    text: String,
-}
-
-impl<'a> Agent<'a> {
-    fn new(redis: &'a TestRedis, id: &'static str) -> Self {
-        Self {
-            redis,
-            id,
-            process: "one",
-        }
-    }
-
-    fn inbox(&self) -> String {
-        format!("waooaw:{{0}}:agent:{}", self.id)
-    }
-
-    /// What came since it was last read.
-    async fn read(&self) -> Vec<Letter> {
-        self.read_up_to(100).await
-    }
-
-    async fn read_up_to(&self, count: usize) -> Vec<Letter> {
-        let mut command = redis::cmd("XREADGROUP");
-        command
-            .arg("GROUP")
-            .arg(self.id)
-            .arg(self.process)
-            .arg("COUNT")
-            .arg(count);
-        command.arg("STREAMS").arg(self.inbox()).arg(">");
-        match self.redis.try_send::<redis::Value>(&command).await {
-            Ok(value) => letters(value),
-            Err(error) if error.code() == Some("NOGROUP") => Vec::new(),
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    /// The next assignment.
-    async fn next(&self) -> Letter {
-        wait_for("an assignment", async || {
-            let letters = self.read_up_to(1).await;
-            let assigned = letters
-                .iter()
-                .find(|letter| letter.kind == "orchestration.task.assigned");
-            assigned.cloned().ok_or_else(|| format!("{letters:?}"))
-        })
-        .await
-    }
-
-    async fn say(&self, kind: &str, payload: Value) -> String {
-        self.say_as(self.id, None, kind, payload).await
-    }
-
-    async fn say_as(&self, source: &str, event_id: Option<&str>, kind: &str, payload: Value) -> String {
-        let kind = format!("orchestration.task.{kind}");
-        let payload = payload.to_string();
-        let mut fields = vec![
-            (b"event_type".as_slice(), kind.as_bytes()),
-            (b"source_agent".as_slice(), source.as_bytes()),
-            (b"payload".as_slice(), payload.as_bytes()),
-        ];
-        if let Some(event_id) = event_id {
-            fields.push((b"event_id".as_slice(), event_id.as_bytes()));
-        }
-        self.redis.add("waooaw:commands", &fields).await
-    }
-
-    async fn complete(&self, letter: &Letter, result: Value) -> String {
-        let (task, attempt) = (&letter.payload["task_id"], &letter.payload["attempt"]);
-        let payload = json!({ "task_id": task, "attempt": attempt, "status": "completed", "result": result });
-        self.say("result", payload).await
-    }
-
-    async fn fail(&self, letter: &Letter, retryable: bool) -> String {
-        let (task, attempt) = (&letter.payload["task_id"], &letter.payload["attempt"]);
-        let payload = json!({ "task_id": task, "attempt": attempt, "status": "failed", "retryable": retryable,
-            "error": { "type": "OutOfStock", "message": "none left" } });
-        self.say("result", payload).await
-    }
-}
-
-fn letters(value: redis::Value) -> Vec<Letter> {
-    type Entry = (String, Vec<String>);
-    let streams: Option<Vec<(String, Vec<Entry>)>> = FromRedisValue::from_redis_value(value).unwrap();
-    let entries = streams.into_iter().flatten().flat_map(|(_, entries)| entries);
-    entries
-        .map(|(entry, fields)| {
-            let field = |name: &str| {
-                let place = fields.iter().step_by(2).position(|field| field == name);
-                place.map_or_else(String::new, |place| fields[2 * place + 1].clone())
-            };
-            for name in ["source_agent", "correlation_id", "causation_id", "timestamp"] {
-                assert!(!field(name).is_empty(), "{name}: {fields:?}");
-            }
-            Letter {
-                entry,
-                kind: field("event_type"),
-                event_id: field("event_id"),
-                payload: serde_json::from_str(&field("payload")).unwrap(),
-                text: field("payload"),
-            }
-        })
-        .collect()
-}
 
 fn quote() -> Value {
     json!({ "task_name": "sales.quote", "agent_id": "sales" })

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use waooaw_orchestration::Priority;
+use waooaw_orchestration::runtime::operate;
+use waooaw_orchestration::{Operator, Priority};
 
+use crate::support::agent::Agent;
 use crate::support::cli::Cli;
 use crate::support::history::check_all_ended;
 use crate::support::log::Log;
@@ -247,5 +249,182 @@ async fn what_a_stopping_replica_hands_back_leaves_room() {
     assert_eq!(log.count("task.released"), 2, "{}", log.summary());
     assert_eq!(log.count("task.retry_scheduled"), 0);
     assert_eq!(most(&log, "sleep"), 2);
+    check_all_ended(&redis).await;
+}
+
+/// The name `quote` is carried out by the agent `sales`, up to so many at a time.
+fn for_agent(redis: &TestRedis, max_running: u32) -> Settings {
+    let config = format!(
+        "[handlers.quote]\nkind = \"agent\"\nagent_id = \"sales\"\nheartbeat_timeout_seconds = 1\n\
+         max_running = {max_running}\n"
+    );
+    redis.replica().config(&config)
+}
+
+async fn quotes(redis: &TestRedis, kind: &str, count: usize, priority: &str) {
+    let quote = json!({ "task_name": "quote", "priority": priority });
+    redis
+        .trigger_all((0..count).map(|number| (format!("{kind} {number}"), quote.clone())))
+        .await;
+}
+
+/// Ends what the agent is given until so many have completed; answers how many it held at most.
+async fn work_off(agent: &Agent<'_>, log: &mut Log<'_>, count: usize) -> usize {
+    let mut held = 0;
+    wait_for(&format!("{count} tasks have completed"), async || {
+        let letters = agent.read().await;
+        held = held.max(letters.len());
+        for letter in letters
+            .iter()
+            .filter(|letter| letter.kind == "orchestration.task.assigned")
+        {
+            agent.complete(letter, json!(1)).await;
+        }
+        log.refresh().await;
+        holds(log.count("task.completed") >= count, || log.summary())
+    })
+    .await;
+    held
+}
+
+#[tokio::test]
+async fn an_agent_never_has_more_of_a_name_than_may_run() {
+    let redis = TestRedis::start().await;
+    let _replicas = for_agent(&redis, 3).start_many(2).await;
+    let mut log = redis.log().await;
+    quotes(&redis, "low", 10, "LOW").await;
+    log.until_count("task.created", 10).await;
+    quotes(&redis, "high", 10, "HIGH").await;
+    // Others of the same agent are not in question.
+    redis
+        .trigger("other", &json!({ "task_name": "other", "agent_id": "sales" }))
+        .await;
+    log.until_count("task.created", 21).await;
+    log.until_count("task.started", 4).await;
+
+    let waits = task_of("high 9");
+    let said = Cli::on(&redis, &["task", "explain", &waits.to_string(), "--output", "json"])
+        .json()
+        .await;
+    assert_eq!(
+        (
+            &said["reason"],
+            &said["details"]["running"],
+            &said["details"]["max_running"]
+        ),
+        (&json!("limit_reached"), &json!(3), &json!(3)),
+        "{said}"
+    );
+    let list = Cli::on(&redis, &["task", "list", "--limit", "100", "--output", "json"]);
+    let listed = list.json().await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 21, "{listed}");
+    let held = work_off(&Agent::new(&redis, "sales"), &mut log, 21).await;
+
+    assert!((1..=4).contains(&held), "{held}");
+    assert_eq!(most(&log, "quote"), 3);
+    // Three had begun; of the others those of higher priority come first, and each in the order in which they came.
+    let starts: Vec<&str> = log
+        .all("task.started")
+        .into_iter()
+        .filter(|event| event.text("task_name") == "quote")
+        .map(|event| event.subject.as_str())
+        .collect();
+    let due: Vec<String> = (0..10)
+        .map(|number| format!("high {number}"))
+        .chain((3..10).map(|number| format!("low {number}")))
+        .map(|event_id| task_of(&event_id).to_string())
+        .collect();
+    assert_eq!(starts[3..], due);
+    let left: Vec<String> = redis.ask(&["SMEMBERS", "waooaw:{0}:running:quote"]).await;
+    let waits: Vec<String> = redis.ask(&["HKEYS", "waooaw:{0}:aside"]).await;
+    assert_eq!((left, waits), (Vec::new(), Vec::new()));
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn what_an_agent_is_told_to_stop_loses_or_gives_back_leaves_room() {
+    let redis = TestRedis::start().await;
+    let mut replica = for_agent(&redis, 1).start().await;
+    let mut log = redis.log().await;
+    let agent = Agent::new(&redis, "sales");
+    quotes(&redis, "row", 3, "NORMAL").await;
+    let [first, second, third] = [0, 1, 2].map(|number| task_of(&format!("row {number}")));
+    log.until_task(first, "task.started").await;
+    let quote = json!({ "task_name": "quote", "priority": "HIGH", "queue": "slow" });
+    redis.trigger("paused", &quote).await;
+    let paused = task_of("paused");
+    wait_for("all are parked", async || {
+        let parked: String = redis.ask(&["HGET", "waooaw:{0}:meta", "parked"]).await;
+        holds(parked == "3", || parked)
+    })
+    .await;
+    let operator = Operator::new("tester", None);
+    operate::pause_queue(&redis.store(), &operator, "slow").await.unwrap();
+
+    // Somebody tampers; it is found, and mended.
+    redis
+        .ask::<usize>(&["SREM", "waooaw:{0}:running:quote", &first.to_string()])
+        .await;
+    let report = verify(&redis.store()).await;
+    assert_eq!(report.violations.len(), 1, "{}", told(&report.violations));
+    Cli::on(&redis, &["doctor", "--repair", "--yes"]).run().await.expect(0);
+    assert_eq!(verify(&redis.store()).await.violations.len(), 0);
+
+    // A cancel leaves room at once; what waits in a paused queue does not take it.
+    redis.cancel("stop", first).await;
+    log.until_task(second, "task.started").await;
+    // The agent outlives the replica, and what it holds counts on.
+    replica.kill();
+    let _other = for_agent(&redis, 1).start().await;
+    wait_for("the agent has the second", async || {
+        let letters = agent.read().await;
+        let has = letters
+            .iter()
+            .any(|letter| letter.payload["task_id"] == second.to_string());
+        holds(has, || format!("{letters:?}"))
+    })
+    .await;
+    // Read, and never answered: lost, and at the tail of its priority again.
+    log.until_task(second, "task.retry_scheduled").await;
+    log.until_task(third, "task.started").await;
+    work_off(&agent, &mut log, 2).await;
+
+    assert_eq!(log.life(third).last(), Some(&"completed"));
+    operate::resume_queue(&redis.store(), &operator, "slow").await.unwrap();
+    work_off(&agent, &mut log, 3).await;
+    assert_eq!(log.life(paused).last(), Some(&"completed"));
+    assert_eq!(most(&log, "quote"), 1);
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_limit_that_is_new_counts_what_agents_have_and_one_that_goes_lets_the_others_through() {
+    let redis = TestRedis::start().await;
+    let config = "[handlers.quote]\nkind = \"agent\"\nagent_id = \"sales\"\n";
+    let free = redis.replica().config(config).start().await;
+    let mut log = redis.log().await;
+    let agent = Agent::new(&redis, "sales");
+    quotes(&redis, "before", 5, "NORMAL").await;
+    log.until_count("task.started", 5).await;
+
+    let mut strict = for_agent(&redis, 2).start().await;
+    let joined = log.events.len();
+    quotes(&redis, "under two", 6, "NORMAL").await;
+    log.until_count("task.created", 11).await;
+    work_off(&agent, &mut log, 8).await;
+    let counts = running(&log, "quote");
+    let after = log.events.iter().zip(&counts).skip(joined);
+    for (event, count) in after.filter(|(event, _)| event.kind == "task.started") {
+        assert!(*count <= 2, "{count}: {event:?}");
+    }
+
+    // Without it all that wait go to the agent, without anybody's doing.
+    quotes(&redis, "free", 6, "NORMAL").await;
+    log.until_count("task.created", 17).await;
+    assert!(strict.stop().await.success());
+    log.until_count("task.started", 17).await;
+
+    work_off(&agent, &mut log, 17).await;
+    drop(free);
     check_all_ended(&redis).await;
 }

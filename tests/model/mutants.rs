@@ -166,7 +166,7 @@ const MUTANTS: [(&str, &str, &str); 52] = [
     ),
     (
         "what leaves its park goes on counting there",
-        "if stream.parked then aside(ctx, queue, h[RANK], -1) end",
+        "if stream.parked or stream.agents then aside(ctx, queue, h[RANK], -1) end",
         "",
     ),
     (

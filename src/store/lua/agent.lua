@@ -186,9 +186,21 @@ function AGENT.lend(ctx, request, id, key, raw, h)
   return one
 end
 
--- Hands over what waits for agents, as far as limits and pauses let it; costs nothing where nothing does.
-function AGENT.hand_over(ctx)
-  if ctx.count.handing > 0 then take(ctx, { slots = {}, max_wait_ms = 60000 }) end
+-- Hands over what waits for agents, as far as limits and pauses let it; costs nothing where nothing does. What is parked at
+-- its name's limit is looked at where there is room since this call, or with `all`.
+function AGENT.hand_over(ctx, all)
+  if AGENT.waits(ctx) or (all and AGENT.has_parked(ctx)) then take(ctx, { slots = {}, max_wait_ms = 60000, hands = true }) end
+end
+
+-- Whether something may wait that can be handed over now.
+function AGENT.waits(ctx) return ctx.count.handing > 0 or (ctx.count.parked > 0 and LIMIT.has_room(ctx)) end
+
+function AGENT.has_parked(ctx)
+  if ctx.count.parked == 0 then return false end
+  for _, park in ipairs(redis.call('SMEMBERS', ctx.prefix .. 'parks')) do
+    if AGENT.parked(park) then return true end
+  end
+  return false
 end
 
 -- The queues beside which something for agents may wait, of those that are handed out of.

@@ -25,7 +25,7 @@ do
 
   -- The stream in which a task has its entry.
   local function stream_at(ctx, h, queue, name)
-    if h[PLACE] == PARKED then return park_stream(ctx, name, h[RANK]) end
+    if h[PLACE] == PARKED then return park_stream(ctx, AGENT.park(h, name), h[RANK]) end
     if h[PLACE] == AGENT.PLACE then return AGENT.stream(ctx, queue, h[RANK]) end
     return queue_stream(ctx, queue, h[RANK])
   end
@@ -84,7 +84,7 @@ do
     local stream, entry = stream_at(ctx, h, queue, name), entry_id(ctx, h)
     if not has_entry(stream, entry, id) then return 'no_entry', stream end
     local set, member = 'queues', queue
-    if h[PLACE] == PARKED then set, member = 'parks', name end
+    if h[PLACE] == PARKED then set, member = 'parks', AGENT.park(h, name) end
     if h[PLACE] == AGENT.PLACE then set = 'desks' end
     if not is_listed(ctx, set, member) then return 'unlisted', set .. ' ' .. member end
     local last = delivered(ctx, stream)
@@ -133,7 +133,7 @@ do
       if not has_entry(stream, entry, id) then return 'no_entry', stream end
       if consumer ~= owner_of(ctx, id, h) then return 'other_holder', consumer end
       if h[OWNER] == AGENT.OWNER and not has_timer(ctx, id) then return 'no_timer', '' end
-      if not has(h, AGENT.FOR) and not LIMIT.counts(ctx, name, id) then return 'uncounted', name end
+      if not LIMIT.counts(ctx, name, id) then return 'uncounted', name end
     end
   end
 

@@ -5,8 +5,8 @@ KEYS    1 meta    hash    the partition's schema, limits and counters
         2 none    -       never exists; makes a half-migrated slot answer TRYAGAIN
 ARGV    1 replica  2 partitions  3 max_size or ''  4 max_running or ''  5 workers ('' only makes the keys: the caller
         publishes or asks, and never holds a task)  6 started_at (RFC 3339)  7 announce ('1' or '0')  8... names of the tasks it can
-        run, each with " most" behind it where no more than so many may run at a time, or whose tasks an agent carries out:
-        "name agent silence_ms timeout_ms"
+        run, or "name agent silence_ms timeout_ms" where an agent carries them out; each with " most" behind it where no more than so
+        many may run at a time
 Returns { 'ok' } | { 'schema', found } | { 'partitions', found }; writes nothing unless ok. O(names + replicas), and where a limit is new
         O(running tasks), in chunks.
 ]]
@@ -31,19 +31,21 @@ local function join(keys, args)
   local assigns, limited, most = {}, {}, {}
   for i = 8, #args do
     local name, rest = string.match(args[i], '^(%S+) ?(.*)$')
+    local agent, limit = string.match(rest, '^(%S+ %d+ %d+) ?(%d*)$')
     redis.call('ZADD', ctx.prefix .. 'handlers', ctx.now, name)
-    if string.find(rest, ' ', 1, true) then
-      redis.call('HSET', ctx.prefix .. 'agent_names', name, rest)
-      AGENT.make_inbox(ctx, string.match(rest, '^%S+'))
+    if agent then
+      redis.call('HSET', ctx.prefix .. 'agent_names', name, agent)
+      AGENT.make_inbox(ctx, string.match(agent, '^%S+'))
       assigns[#assigns + 1] = name
     else
       redis.call('SADD', ctx.prefix .. 'can:' .. replica, name)
       -- A task of this name is the handler's from now on.
       if ctx.count.agent_names > 0 then redis.call('HDEL', ctx.prefix .. 'agent_names', name) end
-      if rest ~= '' then
-        limited[#limited + 1] = name
-        most[name] = rest
-      end
+      limit = rest
+    end
+    if limit ~= '' then
+      limited[#limited + 1] = name
+      most[name] = limit
     end
   end
   if #assigns > 0 then redis.call('HSET', ctx.prefix .. 'replica:' .. replica, 'assigns', table.concat(assigns, ' ')) end

@@ -5,7 +5,8 @@ Each replica says when it joins what its configuration allows, and the smallest 
 while a new configuration rolls out nobody's is exceeded. `limits` holds it by name, `meta` how many names have one; where
 none has, nothing here costs anything. The set `running:<name>` holds the tasks of such a name that run. A task whose name
 is at its limit is parked by whoever looks at it, like one whose handler the caller lacks, and the next claim that finds
-room merges what is parked with what is queued.
+room merges what is parked with what is queued. For a task of an agent that is whichever call makes room, or the next look at
+the timers.
 
 A limit that is new while tasks run is counting until they are found, in parts like other long work (see follow.lua), and
 nothing of its name starts meanwhile.
@@ -44,6 +45,14 @@ do
     local limit = ctx.count.limited > 0 and limit_of(ctx, name)
     if not limit then return nil end
     return limit.counting and 0 or math.max(0, limit.most - limit.running)
+  end
+
+  -- Whether this call has made room under a limit.
+  LIMIT.has_room = function(ctx)
+    for _, limit in pairs(ctx.limits) do
+      if limit and limit.was_full and limit.running < limit.most then return true end
+    end
+    return false
   end
 
   -- A task of a name starts.
@@ -148,6 +157,9 @@ do
     if not value or not is_counting(value) then return nil, 0 end
     local from, after = string.match(rest, '^(%S*) ?(%S*)$')
     local streams, spent, looked = all_streams(ctx), 0, 0
+    for _, queue in ipairs(redis.call('SMEMBERS', ctx.prefix .. 'desks')) do
+      for rank = 0, 3 do streams[#streams + 1] = AGENT.stream(ctx, queue, rank) end
+    end
     table.sort(streams)
     for _, stream in ipairs(streams) do
       local short = string.sub(stream, #ctx.prefix + 1)
@@ -160,7 +172,7 @@ do
         for _, entry in ipairs(found) do
           local id = task_of_entry(stream, entry[1])
           local raw = id and redis.call('GETRANGE', task_key(ctx, id), 0, NAME_BYTES - 1) or ''
-          local is_meant = string.match(raw, '^[^\n]*\n([^\n]*)\n', HEADER_BYTES + 1) == name
+          local is_meant = string.match(raw, '^[^\n]*\n([^\n ]*)[^\n]*\n', HEADER_BYTES + 1) == name
           if is_meant and read_header(raw)[STATE] == RUNNING then redis.call('SADD', set_of(ctx, name), id) end
         end
         spent = spent + #found

@@ -51,7 +51,7 @@ local function promote(keys, args)
   follow(ctx, FOLLOW_BUDGET)
   retire(ctx)
   count_rate(ctx)
-  AGENT.hand_over(ctx)
+  AGENT.hand_over(ctx, true)
   retire(ctx)
   close(ctx)
   if ctx.count.backlog > 0 or ctx.is_hand_full then return { 'ok', #ids, 0, ctx.expired, lost } end

@@ -26,6 +26,12 @@ local function park_stream(ctx, name, rank) return ctx.prefix .. 'parked:' .. na
 
 local function task_name_of(head) return string.match(head, '^"task_name":"([^"]*)"') end
 
+-- Under which name a task is parked. What is for agents stands apart: whoever makes room hands it over.
+function AGENT.park(h, name) return has(h, AGENT.FOR) and '@' .. name or name end
+
+-- The name of the tasks for agents that are parked under this one; nil where others are.
+function AGENT.parked(park) return string.match(park, '^@(.*)$') end
+
 -- Where what is for agents waits and runs beside a queue.
 function AGENT.stream(ctx, queue, rank) return ctx.prefix .. 'agents:' .. queue .. ':' .. RANKS[rank] end
 
@@ -57,7 +63,7 @@ end
 
 -- The stream that holds the entry of a queued, parked or running task.
 local function stream_of(ctx, h, queue, head)
-  if h[PLACE] == PARKED then return park_stream(ctx, task_name_of(head), h[RANK]) end
+  if h[PLACE] == PARKED then return park_stream(ctx, AGENT.park(h, task_name_of(head)), h[RANK]) end
   if h[PLACE] == AGENT.PLACE then return AGENT.stream(ctx, queue, h[RANK]) end
   return queue_stream(ctx, queue, h[RANK])
 end

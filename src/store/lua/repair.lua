@@ -121,9 +121,9 @@ local function repair_task(ctx, id)
   if h[PLACE] == BLOCKED then
     if word ~= 'unblocked' then return false end
   elseif word == 'unlisted' or word == 'no_group' then
-    if h[PLACE] == PARKED then redis.call('SADD', ctx.prefix .. 'parks', name) end
+    if h[PLACE] == PARKED then redis.call('SADD', ctx.prefix .. 'parks', AGENT.park(h, name)) end
     for rank = 0, 3 do
-      make_group(h[PLACE] == PARKED and park_stream(ctx, name, rank) or queue_stream(ctx, queue, rank))
+      make_group(h[PLACE] == PARKED and park_stream(ctx, AGENT.park(h, name), rank) or queue_stream(ctx, queue, rank))
     end
     if h[PLACE] == QUEUED then ensure_queue(ctx, queue) end
     if h[PLACE] == AGENT.PLACE then

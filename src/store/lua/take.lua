@@ -59,6 +59,18 @@ local function can_run(ctx, request, name)
   return known[name]
 end
 
+-- Whether a task of this name may start by this call: here, or with its agent.
+local function can_start(ctx, request, stream, name) return stream.agents or can_run(ctx, request, name) end
+
+-- A task leaves the place where it waited.
+local function leave_place(ctx, stream)
+  if stream.parked then
+    ctx.count.parked = ctx.count.parked - 1
+  elseif stream.agents then
+    ctx.count.handing = ctx.count.handing - 1
+  end
+end
+
 -- The streams of one priority that the caller may take from; also those of names at their limit, where `all` are asked for.
 local function streams_of_rank(ctx, request, rank, all)
   local streams = {}
@@ -68,7 +80,12 @@ local function streams_of_rank(ctx, request, rank, all)
       table.sort(request.parks)
     end
     for _, name in ipairs(request.parks) do
-      if can_run(ctx, request, name) and (all or LIMIT.room(ctx, name) ~= 0) then
+      local for_agents = AGENT.parked(name)
+      if for_agents then
+        if not request.only and (all or LIMIT.room(ctx, for_agents) ~= 0) then
+          streams[#streams + 1] = { key = park_stream(ctx, name, rank), parked = for_agents, agents = true }
+        end
+      elseif can_run(ctx, request, name) and (all or LIMIT.room(ctx, name) ~= 0) then
         streams[#streams + 1] = { key = park_stream(ctx, name, rank), parked = name }
       end
     end
@@ -194,34 +211,36 @@ local function start(ctx, request, entries, stream, started)
       leave_with_owner(ctx, stream.key, entry[1], h[OWNER], id)
     elseif not is_its_entry or h[STATE] ~= PENDING then
       -- Not the entry that this task waits in: an outsider's, or one whose task is gone.
-      if stream.parked then ctx.count.parked = ctx.count.parked - 1 end
-      if stream.agents then ctx.count.handing = ctx.count.handing - 1 end
+      leave_place(ctx, stream)
       finish_entry(ctx, stream.key, ms, seq)
     else
-      if stream.parked then ctx.count.parked = ctx.count.parked - 1 end
-      if stream.agents then ctx.count.handing = ctx.count.handing - 1 end
+      leave_place(ctx, stream)
       local queue, head, correlation, trace, group, step, name = read_body(raw)
-      if stream.parked then aside(ctx, queue, h[RANK], -1) end
-      if stream.agents then
-        aside(ctx, queue, h[RANK], -1)
-        request.handed = request.handed + AGENT.hand(ctx, id, keys[i], raw, h, stream.key, entry[1])
-      elseif (ctx.count.paused > 0 and paused_queues(ctx)[queue]) or (request.queue and queue ~= request.queue) then
+      if stream.parked or stream.agents then aside(ctx, queue, h[RANK], -1) end
+      local is_asked_for = stream.agents or not request.queue or queue == request.queue
+      if (ctx.count.paused > 0 and paused_queues(ctx)[queue]) or not is_asked_for then
         -- Parked before its queue was paused, or of another queue than is asked for. It waits there with the others, at the tail of its priority.
         finish_entry(ctx, stream.key, ms, seq)
         enqueue(ctx, id, h, queue)
         save(ctx, keys[i], raw, h)
-      elseif not stream.parked and name ~= '' and (not can_run(ctx, request, name) or LIMIT.room(ctx, name) == 0) then
-        local park = park_stream(ctx, name, h[RANK])
+      elseif not stream.parked and name ~= '' and (not can_start(ctx, request, stream, name) or LIMIT.room(ctx, name) == 0) then
+        local park_name = AGENT.park(h, name)
+        local park = park_stream(ctx, park_name, h[RANK])
         finish_entry(ctx, stream.key, ms, seq)
         make_group(park)
-        redis.call('SADD', ctx.prefix .. 'parks', name)
+        redis.call('SADD', ctx.prefix .. 'parks', park_name)
         -- With its old number, so that it keeps its place among what waits longer or shorter.
         set_entry(h, add_entry(park, entry[1], id))
         h[PLACE] = PARKED
         aside(ctx, queue, h[RANK], 1)
         ctx.count.parked = ctx.count.parked + 1
         save(ctx, keys[i], raw, h)
-        if not can_run(ctx, request, name) then ring(ctx, 'parked', name) end
+        if not can_start(ctx, request, stream, name) then ring(ctx, 'parked', name) end
+        -- As much work as to hand it over.
+        if stream.agents then request.handed = request.handed + 1 end
+      elseif stream.agents then
+        LIMIT.enter(ctx, name, id)
+        request.handed = request.handed + AGENT.hand(ctx, id, keys[i], raw, h, stream.key, entry[1])
       elseif request.agent then
         LIMIT.enter(ctx, name, id)
         started[#started + 1] = AGENT.lend(ctx, request, id, keys[i], raw, h)
@@ -345,9 +364,10 @@ take = function(ctx, request)
   if wanted > 0 and not request.consumer and redis.call('HEXISTS', ctx.prefix .. 'beats', ctx.replica) == 0 then wanted = 0 end
   if ctx.max_running > 0 then wanted = math.min(wanted, ctx.max_running - ctx.count.running) end
   request.known, request.handed = {}, 0
-  request.looks = LOOKS_EACH * (wanted + (ctx.count.handing > 0 and HAND_BATCH or 0)) + LOOKS_BESIDE
   -- What is for agents needs no slot.
-  local hands_over = ctx.count.handing > 0 and not request.only and not (ctx.max_running > 0 and ctx.count.running >= ctx.max_running)
+  local is_waited_for = request.hands or AGENT.waits(ctx)
+  local hands_over = is_waited_for and not request.only and not (ctx.max_running > 0 and ctx.count.running >= ctx.max_running)
+  request.looks = LOOKS_EACH * (wanted + (is_waited_for and HAND_BATCH or 0)) + LOOKS_BESIDE
   if wanted > 0 or hands_over then
     flush(ctx)
     -- What nobody may run just now is parked, so whoever tries it need not look anywhere else.
@@ -376,9 +396,9 @@ take = function(ctx, request)
           take_in_order(ctx, request, streams, wanted, started)
         end
       end
-      if #started >= wanted and (ctx.count.handing == 0 or not hands_over) then break end
+      if #started >= wanted and not (hands_over and (ctx.count.handing > 0 or ctx.count.parked > 0)) then break end
     end
-    if request.handed >= HAND_BATCH and ctx.count.handing > 0 then
+    if request.handed >= HAND_BATCH and (ctx.count.handing > 0 or AGENT.has_parked(ctx)) then
       ctx.is_hand_full = true
       ring(ctx, 'work', '')
     end

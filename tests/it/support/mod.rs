@@ -1,5 +1,6 @@
 //! What the tests stand on: servers, the way to them, replicas, other processes, and the log read back.
 
+pub(crate) mod agent;
 pub(crate) mod child;
 pub(crate) mod cli;
 pub(crate) mod clock;
