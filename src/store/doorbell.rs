@@ -1,4 +1,4 @@
-//! Waits behind queues: where a replica with free slots learns that there may be work.
+//! Waits for work: where a replica with free slots learns that there may be some.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -55,7 +55,7 @@ impl Doorbell {
     /// connection each time.
     pub async fn wait(&mut self, bells: &Bells) -> Result<(), StoreError> {
         if bells.is_empty() {
-            // Every queue is paused. Redis refuses to wait behind nothing; what ends a pause rings another bell.
+            // Redis refuses to wait behind nothing.
             tokio::time::sleep(self.wait).await;
             return Ok(());
         }

@@ -14,7 +14,7 @@ use crate::domain::priority::Priority;
 /// How many tasks one call stages at most.
 const STAGE_TASKS: usize = 100;
 /// How many dependencies one call stages at most; those of a task that has more are staged by several calls.
-const STAGE_EDGES: usize = 500;
+const STAGE_EDGES: usize = 250;
 /// How many bytes one call stages at most, where a task has fewer.
 const STAGE_BYTES: usize = 256 << 10;
 

@@ -18,7 +18,8 @@
 //! | `forgetting`, `forgetting:<group>:<time>` | lists: tasks of forgotten groups that are left to be forgotten |
 //! | `group:<workflow>` | list: the tasks of a workflow |
 //! | `events` | stream: the log |
-//! | `bell` | short stream: wakes replicas for what no queue tells them |
+//! | `ready` | short stream: wakes who waits for work when some was put into a queue and not taken at once |
+//! | `bell` | short stream: wakes replicas for all else: a cancel, room under a limit, a new queue |
 //! | `limits`, `running:<task name>` | hash: how many tasks of a name may run at a time; sets: those of such a name that run |
 //! | `beats`, `replica:<id>`, `can:<id>` | who lives, what they report (open circuits too), which tasks they can run |
 //! | `figures:<id>` | string: what each worker of a replica did, for two minutes |

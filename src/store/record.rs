@@ -562,6 +562,9 @@ impl Flags {
     /// An agent has or had it.
     pub const BY_AGENT: u16 = 512;
 
+    /// It has at most 16 dependencies.
+    pub const HAS_FEW_DEPENDENCIES: u16 = 1024;
+
     /// Whether all of these are set.
     #[must_use]
     pub const fn has(self, flags: u16) -> bool {

@@ -1,5 +1,6 @@
 //! Workflows over the bus: graphs of tasks that start when what they depend on has completed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -244,6 +245,44 @@ async fn ten_thousand_deep() {
 #[tokio::test]
 async fn ten_thousand_wide() {
     run("wide", &fan(9_998)).await;
+}
+
+#[tokio::test]
+async fn what_a_call_hands_out_itself_wakes_nobody() {
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().workers(4).start().await;
+
+    start_edges(&redis, "chain", &chain(300)).await;
+    redis.log().await.until_count("workflow.completed", 1).await;
+
+    let rings: u64 = redis.ask(&["XLEN", "waooaw:{0}:ready"]).await;
+    assert!(
+        rings <= 10,
+        "{rings} rings for 300 tasks, each started by the call that ended the one before"
+    );
+}
+
+#[tokio::test]
+async fn one_call_tells_of_few_tasks_where_each_waits_for_many() {
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().start().await;
+    let (parents, children) = (300, 100);
+    let names: Vec<String> = (0..parents).map(|number| format!("p{number}")).collect();
+    let mut graph: Vec<_> = names.iter().map(|name| (name.clone(), Vec::new())).collect();
+    graph.extend((0..children).map(|number| (format!("c{number}"), names.clone())));
+
+    start_edges(&redis, "dense", &graph).await;
+    let mut log = redis.log().await;
+    log.until_count("workflow.completed", 1).await;
+
+    // Calls stamp their events with the millisecond in which they began, and each takes about one.
+    let mut told: BTreeMap<&str, usize> = BTreeMap::new();
+    for event in log.all("task.created") {
+        let blockers = event.payload["blocked_by"].as_array().unwrap().len();
+        *told.entry(&event.fields["timestamp"]).or_default() += 1 + blockers / 30;
+    }
+    let most = told.values().max().unwrap();
+    assert!(*most <= 280, "as much work as {most} tasks at once");
 }
 
 #[tokio::test]

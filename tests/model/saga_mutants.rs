@@ -131,8 +131,8 @@ const MUTANTS: [(&str, &str, &str); 25] = [
     ),
     (
         "what completed after a step was given up is forgotten when it goes on",
-        "satisfy_all(ctx, id, children, group and group.abort ~= '')",
-        "if not (group and group.abort ~= '') then satisfy_all(ctx, id, children) end",
+        "satisfy_all(ctx, links_to(id, children), group and group.abort ~= '')",
+        "if not (group and group.abort ~= '') then satisfy_all(ctx, links_to(id, children)) end",
     ),
     (
         "lists of steps are in the order of the definition",

@@ -79,6 +79,8 @@ local function open(keys, replica)
     aside = {},
     expired = {},
     limits = {},
+    fresh = {},
+    results = {},
   }
   ctx.iso = iso(ctx.now)
   ctx.events = ctx.prefix .. 'events'
@@ -130,9 +132,12 @@ local function ring(ctx, what, about)
   redis.call('XADD', ctx.prefix .. 'bell', 'MAXLEN', '~', 256, '*', 'what', what, 'about', about)
 end
 
--- Writes the gathered records, and what changed of groups and counters.
+-- Writes the gathered records, and what changed of groups and counters. Wakes who waits for work where this call has put
+-- some into a queue and left it there. Nobody waits behind the queues themselves: most of what enters one is taken by the
+-- same call, and would wake replicas for nothing.
 local function close(ctx)
   flush(ctx)
+  if next(ctx.fresh) then redis.call('XADD', ctx.prefix .. 'ready', 'MAXLEN', '~', 16, '*', 't', '') end
   save_groups(ctx)
   for field, change in pairs(ctx.aside) do
     if change ~= 0 and redis.call('HINCRBY', ctx.prefix .. 'aside', field, change) <= 0 then

@@ -84,6 +84,7 @@ local function depend(ctx, id, h, routing, parents)
   end
   redis.call('HSET', hash[2], 'left', left, 'start', routing.start)
   set_flag(h, HAS_DEPENDENCIES)
+  set_flag(h, FEW.of(#parents))
   return table.concat(blocked, ','), failed
 end
 

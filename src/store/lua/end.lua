@@ -156,6 +156,7 @@ local function complete_attempt(ctx, id, key, raw, h, body, worker, data, extra)
     '"result":' .. result .. ',"duration_ms":' .. digits(duration) ..
     ',"worker_id":"' .. worker .. '","completed_at":"' .. ctx.iso .. '"')
   save(ctx, key, raw, h, data)
+  if has(h, HAS_DEPENDENTS) then ctx.results[id] = data end
 end
 
 -- The attempt ends with its owner: it counts, and the task returns at once unless it is out of tries.

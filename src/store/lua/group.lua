@@ -112,6 +112,10 @@ local OWN_FIELDS = { left = true, start = true, failed = true }
 -- The results of what a task depends on: names and JSON in turn; nil when they are too many for one call, or for `limit`.
 local INPUTS_MAX = 16
 
+-- The flag of a record that says that it has so few dependencies that nobody need count them first, where it has.
+local FEW = { FLAG = 1024 }
+function FEW.of(count) return count <= INPUTS_MAX and FEW.FLAG or 0 end
+
 -- The numbers of the steps that come before one: `a<n>`, where it is not all that stand before it.
 local function steps_before(listed, number)
   local numbers = {}
@@ -150,7 +154,7 @@ end
 local function read_inputs(ctx, id, h, group, limit)
   if has(h, IS_STEP) then return read_step_inputs(ctx, id, group, limit) end
   local key = dependencies_key(ctx, id)
-  if redis.call('HLEN', key) > (limit or INPUTS_MAX) + 3 then return nil end
+  if not has(h, FEW.FLAG) and redis.call('HLEN', key) > (limit or INPUTS_MAX) + 3 then return nil end
   local fields, ids, names = redis.call('HGETALL', key), {}, {}
   for i = 1, #fields, 2 do
     if not OWN_FIELDS[fields[i]] then
@@ -158,13 +162,19 @@ local function read_inputs(ctx, id, h, group, limit)
       names[#names + 1] = string.sub(fields[i + 1], 2)
     end
   end
-  local inputs = {}
-  if #ids == 0 then return inputs end
-  local records = load_records(task_keys(ctx, ids))
-  for i, raw in ipairs(records) do
+  -- Many tasks of a call may depend on the same one, and most on one that this very call has completed.
+  local results, missing = ctx.results, {}
+  for _, one in ipairs(ids) do
+    if not results[one] then missing[#missing + 1] = one end
+  end
+  for i, raw in ipairs(load_records(task_keys(ctx, missing))) do
     local h = read_header(raw)
-    inputs[#inputs + 1] = names[i]
-    inputs[#inputs + 1] = h and h[STATE] == COMPLETED and string.sub(raw, HEADER_BYTES + h[BODY] + 1) or 'null'
+    results[missing[i]] = h and h[STATE] == COMPLETED and string.sub(raw, HEADER_BYTES + h[BODY] + 1) or 'null'
+  end
+  local inputs = {}
+  for i, one in ipairs(ids) do
+    inputs[2 * i - 1] = names[i]
+    inputs[2 * i] = results[one]
   end
   return inputs
 end

@@ -148,6 +148,7 @@ local function enqueue(ctx, id, h, queue)
   end
   set_entry(h, add_entry(queue_stream(ctx, queue, h[RANK]), next_entry(ctx), id))
   h[PLACE] = QUEUED
+  ctx.fresh[id] = true
 end
 
 -- Gathers a delivered entry that is finished, for `retire`.

@@ -69,6 +69,7 @@ local function stage_tasks(ctx, group, args, first_arg)
         local agent = AGENT.route(ctx, string.match(body, '^[^\n]*\n([^\n]*)'), wanted)
         if agent then body, payload = AGENT.assign(h, body, payload, agent) end
       end
+      if total ~= '0' then set_flag(h, FEW.of(tonumber(total))) end
       local writes = ctx.writes
       writes[#writes + 1] = task_key(ctx, id)
       writes[#writes + 1] = pack_header(h) .. body .. start .. '\n' .. payload

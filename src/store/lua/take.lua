@@ -234,6 +234,7 @@ local function start(ctx, request, entries, stream, started)
         h[PLACE] = PARKED
         aside(ctx, queue, h[RANK], 1)
         ctx.count.parked = ctx.count.parked + 1
+        ctx.fresh[id] = true
         save(ctx, keys[i], raw, h)
         if not can_start(ctx, request, stream, name) then ring(ctx, 'parked', name) end
         -- As much work as to hand it over.
@@ -243,14 +244,17 @@ local function start(ctx, request, entries, stream, started)
         request.handed = request.handed + AGENT.hand(ctx, id, keys[i], raw, h, stream.key, entry[1])
       elseif request.agent then
         LIMIT.enter(ctx, name, id)
+        ctx.fresh[id] = nil
         started[#started + 1] = AGENT.lend(ctx, request, id, keys[i], raw, h)
       elseif h[LOSSES] >= LOSSES_MAX - 1 and not may_risk(ctx, id) then
         finish_entry(ctx, stream.key, ms, seq)
+        ctx.fresh[id] = nil
         h[PLACE] = DELAYED
         aside(ctx, queue, h[RANK], 1)
         redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', ctx.now + RISKY_PAUSE_MS), id)
         save(ctx, keys[i], raw, h)
       else
+        ctx.fresh[id] = nil
         local slot = request.slots[#started + 1]
         local waiting = WAITING[h[RANK]]
         h[STATE] = RUNNING
@@ -355,8 +359,8 @@ local function only_queue(request)
   return {}
 end
 
--- Takes tasks for the free slots. Answers the started ones and, where `bells` are asked for, the streams to wait behind
--- and an entry id that stands before all news of any of them.
+-- Takes tasks for the free slots. Answers the started ones and, where `bells` are asked for, an entry id that stands before
+-- all news and the stream to wait behind.
 take = function(ctx, request)
   local started = {}
   local wanted = #request.slots
@@ -404,15 +408,7 @@ take = function(ctx, request)
     end
   end
   if not request.bells or #started >= #request.slots then return started, {} end
-  request.queues = request.queues or open_queues(ctx)
-  if request.queue then request.queues = only_queue(request) end
   -- Entries are numbered by the clock: what enters from now on has a later id than the end of the millisecond before.
-  local bells = { string.format('%d-18446744073709551615', ctx.now - 1) }
-  for rank = 0, 3 do
-    for _, stream in ipairs(streams_of_rank(ctx, request, rank)) do
-      if not stream.agents then bells[#bells + 1] = stream.key end
-    end
-  end
-  return started, bells
+  return started, { string.format('%d-18446744073709551615', ctx.now - 1), ctx.prefix .. 'ready' }
 end
 end
