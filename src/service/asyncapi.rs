@@ -10,14 +10,14 @@ use serde_json::{Map, Value, json};
 
 use crate::domain::event::EventType;
 use crate::domain::id::Partition;
-use crate::domain::schema::{definitions, inbound, outbound, reference};
+use crate::domain::schema::{definitions, inbound, inbox, outbound, reference};
 use crate::domain::trigger::{
     SAGA_CANCEL, SAGA_START, TASK_CANCEL, TASK_HEARTBEAT, TASK_RESULT, TASK_TRIGGER, WORKFLOW_START, WORKFLOW_STOP,
 };
 use crate::store::keys::Keys;
 
 const ABOUT: &str = "\
-Agents publish events on two Redis Streams and read what happens on another. One entry is one event; every field is text. Here \
+Agents publish events on two Redis Streams and read what happens on another; what they are to carry out they find in an inbox. One entry is one event; every field is text. Here \
 the field `payload`, a JSON object, is the message's payload, and the other fields are its headers.
 
 `XADD waooaw:triggers * event_type orchestration.task.trigger source_agent sales payload '{\"task_name\":\"echo\"}'`
@@ -50,17 +50,40 @@ pub fn document() -> Value {
         let name = outbound::name(kind);
         messages.insert(name, message(kind.as_str(), name, "OutboundHeaders", None));
     }
+    for (event_type, name) in inbox::ASSIGNMENTS {
+        messages.insert(name, message(event_type, name, "OutboundHeaders", None));
+    }
+    let assignments = inbox::ASSIGNMENTS.map(|(_, name)| name);
     let mut schemas = definitions();
     schemas.insert("InboundHeaders", inbound_headers());
     schemas.insert("OutboundHeaders", outbound_headers());
+    let partition = json!({
+        "description": "The number of the partition with braces around it, which make all its keys stay together: `{0}`, \
+                        and with more partitions `{1}` and so on",
+        "default": "{0}",
+        "examples": ["{0}"],
+    });
     let mut log_channel = channel(&events, "What happened; the log that holds in an audit", &log);
-    log_channel["parameters"] = json!({
-        "partition": {
-            "description": "The number of the partition with braces around it, which make all its keys stay together: `{0}`, \
-                            and with more partitions `{1}` and so on",
-            "default": "{0}",
-            "examples": ["{0}"],
-        },
+    log_channel["parameters"] = json!({ "partition": partition });
+    let address = keys
+        .inbox(Partition::default(), "{agent_id}")
+        .replace("{0}", "{partition}");
+    let about = "What an agent is to carry out, for a consumer group named after it";
+    let mut inbox_channel = channel(&address, about, &assignments);
+    inbox_channel["parameters"] = json!({
+        "partition": partition,
+        "agent_id": { "description": "The agent", "examples": ["sales"] },
+    });
+    let mut send_assignments = operation("send", "inbox", &assignments);
+    // What the agent says of them, where all commands go.
+    let answers = inbound::COMMANDS
+        .into_iter()
+        .filter(|(event_type, _)| [TASK_RESULT, TASK_HEARTBEAT].contains(event_type));
+    send_assignments["reply"] = json!({
+        "channel": { "$ref": "#/channels/commands" },
+        "messages": answers
+            .map(|(_, name)| json!({ "$ref": format!("#/channels/commands/messages/{name}") }))
+            .collect::<Vec<_>>(),
     });
     json!({
         "asyncapi": "3.0.0",
@@ -78,12 +101,14 @@ pub fn document() -> Value {
             "triggers": channel(&keys.triggers(), "Events that start something", &triggers),
             "commands": channel(&keys.commands(), "Events about something that exists; never waits behind triggers", &commands),
             "events": log_channel,
+            "inbox": inbox_channel,
             "metrics": channel(&keys.metrics(), "Figures, about an hour of them; not part of the log", &metrics),
         },
         "operations": {
             "receiveTriggers": operation("receive", "triggers", &triggers),
             "receiveCommands": operation("receive", "commands", &commands),
             "sendEvents": operation("send", "events", &log),
+            "sendAssignments": send_assignments,
             "sendMetrics": operation("send", "metrics", &metrics),
         },
         "components": { "messages": messages, "schemas": schemas },

@@ -15,6 +15,7 @@
 )]
 
 pub mod inbound;
+pub mod inbox;
 pub mod outbound;
 
 use std::collections::BTreeMap;
@@ -66,6 +67,7 @@ pub fn definitions() -> Definitions {
     ]);
     all.extend(inbound::definitions());
     all.extend(outbound::definitions());
+    all.extend(inbox::definitions());
     all
 }
 

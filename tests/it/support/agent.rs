@@ -1,10 +1,12 @@
 //! An agent that a test plays: it reads its inbox and answers on the bus.
 
+use std::collections::BTreeMap;
+
 use redis::FromRedisValue;
 use serde_json::{Value, json};
 
 use super::redis::TestRedis;
-use super::wait_for;
+use super::{schema, wait_for};
 
 /// One process of an agent.
 pub(crate) struct Agent<'a> {
@@ -108,13 +110,12 @@ pub(crate) fn letters(value: redis::Value) -> Vec<Letter> {
     let entries = streams.into_iter().flatten().flat_map(|(_, entries)| entries);
     entries
         .map(|(entry, fields)| {
-            let field = |name: &str| {
-                let place = fields.iter().step_by(2).position(|field| field == name);
-                place.map_or_else(String::new, |place| fields[2 * place + 1].clone())
-            };
-            for name in ["source_agent", "correlation_id", "causation_id", "timestamp"] {
-                assert!(!field(name).is_empty(), "{name}: {fields:?}");
-            }
+            let fields: BTreeMap<String, String> = fields
+                .chunks_exact(2)
+                .map(|pair| (pair[0].clone(), pair[1].clone()))
+                .collect();
+            schema::check_assignment(&fields);
+            let field = |name: &str| fields[name].clone();
             Letter {
                 entry,
                 kind: field("event_type"),
