@@ -508,6 +508,27 @@ async fn killed_replicas_lose_no_task_of_an_agent_and_it_answers_those_that_come
 }
 
 #[tokio::test]
+async fn an_answer_that_came_while_no_replica_ran_counts_however_long_that_was() {
+    let redis = TestRedis::start().await;
+    let config = "[handlers.\"sales.quote\"]\nkind = \"agent\"\nagent_id = \"sales\"\nheartbeat_timeout_seconds = 1\n";
+    let settings = redis.replica().config(config);
+    let mut replica = settings.start().await;
+    redis.trigger("one", &quote()).await;
+    let sales = Agent::new(&redis, "sales");
+    let letter = sales.next().await;
+    replica.kill();
+    sales.complete(&letter, json!(7)).await;
+
+    // Longer than the agent may be silent, and than anybody takes to look again.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let _replica = settings.start().await;
+    let mut log = redis.log().await;
+    log.until_task(task_of("one"), "task.completed").await;
+
+    assert_eq!(log.life(task_of("one")).join(" "), "created started completed");
+}
+
+#[tokio::test]
 async fn another_process_of_the_agent_takes_over_and_the_first_is_fenced() {
     let redis = TestRedis::start().await;
     let config = "[handlers.\"sales.quote\"]\nkind = \"agent\"\nagent_id = \"sales\"\nheartbeat_timeout_seconds = 1\n";

@@ -109,3 +109,88 @@ async fn a_clock_that_jumps_ahead_makes_no_handler_unknown() {
     log.until_count("trigger.rejected", 1).await;
     check_all_ended(&redis).await;
 }
+
+/// What an agent of the id `sales` has in its inbox and has not read.
+async fn read_inbox(redis: &TestRedis) -> redis::streams::StreamReadReply {
+    let inbox = "waooaw:{0}:agent:sales";
+    redis
+        .ask(&["XREADGROUP", "GROUP", "sales", "one", "STREAMS", inbox, ">"])
+        .await
+}
+
+const SALES: &str =
+    "[handlers.\"sales.quote\"]\nkind = \"agent\"\nagent_id = \"sales\"\nheartbeat_timeout_seconds = 2\n";
+
+#[tokio::test]
+async fn a_clock_that_goes_back_lets_no_agent_be_silent_or_slow_for_longer() {
+    let Some((redis, clock)) = redis_with_clock().await else {
+        return;
+    };
+    clock.shift(600);
+    let _replica = redis.replica().config(SALES).start().await;
+    let once = json!({ "max_retries": 0 });
+    let silent = json!({ "task_name": "sales.quote", "retry": once });
+    let mut slow = silent.clone();
+    slow["timeout_seconds"] = json!(1.5);
+    for (event_id, payload) in [("silent", &silent), ("beating", &silent), ("slow", &slow)] {
+        redis.trigger(event_id, payload).await;
+    }
+    let mut log = redis.log().await;
+    log.until_count("task.started", 3).await;
+    let read = read_inbox(&redis).await;
+    assert_eq!(read.keys[0].ids.len(), 3);
+    let beat = json!({ "task_id": task_of("beating").to_string(), "attempt": 1, "progress": 1 }).to_string();
+    let fields: [(&[u8], &[u8]); 3] = [
+        (b"event_type", b"orchestration.task.heartbeat"),
+        (b"source_agent", b"sales"),
+        (b"payload", beat.as_bytes()),
+    ];
+    redis.add("waooaw:commands", &fields).await;
+    wait_for("the heartbeat is heard", async || {
+        let side = redis.store().agent_side(task_of("beating")).await.unwrap();
+        crate::support::holds(side.beat_ms.is_some(), || format!("{side:?}"))
+    })
+    .await;
+
+    clock.shift(0);
+    for (event_id, end) in [("silent", "failed"), ("beating", "failed"), ("slow", "timeout")] {
+        log.until_task(task_of(event_id), &format!("task.{end}")).await;
+    }
+
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_makes_no_agent_silent() {
+    let Some((redis, clock)) = redis_with_clock().await else {
+        return;
+    };
+    let _replica = redis.replica().config(SALES).start().await;
+    redis.trigger("one", &json!({ "task_name": "sales.quote" })).await;
+    let mut log = redis.log().await;
+    log.until_count("task.started", 1).await;
+    let read = read_inbox(&redis).await;
+    assert_eq!(read.keys[0].ids.len(), 1);
+    let seen_ms = async || -> i64 { redis.ask(&["HGET", "waooaw:{0}:meta", "clock_ms"]).await };
+    let before_ms = seen_ms().await;
+
+    clock.shift(3000);
+    wait_for("somebody has looked at the timers", async || {
+        let seen_ms = seen_ms().await;
+        crate::support::holds(seen_ms > before_ms + 2_000_000, || {
+            format!("{seen_ms} after {before_ms}")
+        })
+    })
+    .await;
+    let answer = json!({ "task_id": task_of("one").to_string(), "attempt": 1, "status": "completed" }).to_string();
+    let fields: [(&[u8], &[u8]); 3] = [
+        (b"event_type", b"orchestration.task.result"),
+        (b"source_agent", b"sales"),
+        (b"payload", answer.as_bytes()),
+    ];
+    redis.add("waooaw:commands", &fields).await;
+    log.until_task(task_of("one"), "task.completed").await;
+
+    assert_eq!(log.life(task_of("one")).join(" "), "created started completed");
+    check_all_ended(&redis).await;
+}

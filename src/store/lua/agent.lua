@@ -7,7 +7,8 @@ never moves what stands before it there. Whichever call makes it ready, or makes
 `agent:<id>`. A worker over HTTP holds what it claimed in the same way, without the inbox.
 
 What only such tasks have is in the hash `g:<task>`: `agent`, who holds or held it; `inbox`, the entry of the assignment;
-`silence` and `timeout`, in ms; `beat`, when it was last heard of; `read`, when its assignment was found read; `progress`;
+`silence` and `timeout`, in ms; `beat`, when it was last heard of; `read`, when its assignment was found read; `from`, when the
+attempt began where the clock went behind that since; `progress`;
 `last`, attempt and entry of the last answer that counted; `r<attempt>`, the event that ended the attempt, so that its second
 delivery is known as one. One timer a task, under the task's id, looks whether its agent is silent or its time is up.
 ]]
@@ -155,7 +156,7 @@ function AGENT.begin(ctx, id, key, raw, h, agent, silence_ms, timeout_ms)
     '"worker_id":"agent:' .. agent .. '","started_at":"' .. ctx.iso .. '"')
   if has(h, IS_STEP) and h[ATTEMPT] == 1 then SAGA.step_started(ctx, id, group, step) end
   local own, due = AGENT.key(ctx, id), silence_ms
-  redis.call('HDEL', own, 'inbox', 'beat', 'read', 'progress')
+  redis.call('HDEL', own, 'inbox', 'beat', 'read', 'from', 'progress')
   redis.call('HSET', own, 'agent', agent, 'silence', string.format('%d', silence_ms), 'timeout', string.format('%d', timeout_ms))
   if timeout_ms > 0 and timeout_ms < due then due = timeout_ms end
   redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', ctx.now + due), id)
@@ -232,17 +233,38 @@ function AGENT.part(ctx, id, h, reason, correlation, trace)
   end
 end
 
+-- A time that was kept of an attempt under `field`. Where the clock has gone behind it that is now, from now on: else what
+-- counts from it would not begin before the clock is there again.
+function AGENT.time(ctx, id, field, ms)
+  if ms <= ctx.now then return ms end
+  redis.call('HSET', AGENT.key(ctx, id), field, string.format('%d', ctx.now))
+  return ctx.now
+end
+
+-- When an attempt began.
+function AGENT.began(ctx, id, h, from) return AGENT.time(ctx, id, 'from', tonumber(from) or h[STARTED]) end
+
+-- When silence can have begun at the earliest, by the clock.
+function AGENT.awake(ctx)
+  ctx.awake_ms = ctx.awake_ms or tonumber(redis.call('HGET', ctx.meta, 'awake_ms')) or 0
+  return ctx.awake_ms <= ctx.now and ctx.awake_ms or 0
+end
+
 -- When an agent was last heard of, ms: now, as long as nobody has read the assignment.
 function AGENT.heard(ctx, id, raw, h, known)
-  local agent, entry, since = known[1], known[2], tonumber(known[5]) or 0
-  if not entry then return math.max(since, h[STARTED]) end
+  local agent, entry, since = known[1], known[2], AGENT.time(ctx, id, 'beat', tonumber(known[5]) or 0)
+  since = math.max(since, AGENT.awake(ctx))
+  if not entry then return math.max(since, AGENT.began(ctx, id, h, known[7])) end
   local inbox = AGENT.inbox(ctx, agent)
   local pending = redis.pcall('XPENDING', inbox, agent, entry, entry, 1)
   if pending.err then
     -- Somebody removed the inbox or its group.
     AGENT.make_inbox(ctx, agent)
   elseif pending[1] then
-    return math.max(since, ctx.now - pending[1][3])
+    local who, idle_ms = pending[1][2], pending[1][3]
+    -- Read just now, or at a time that the clock has gone behind; then it counts from now.
+    if idle_ms == 0 then redis.call('XCLAIM', inbox, agent, who, 0, entry, 'IDLE', 0, 'JUSTID') end
+    return math.max(since, ctx.now - idle_ms)
   elseif not is_later(entry, delivered_id(inbox, agent)) then
     -- Read, and acknowledged at once or without a trace; from now on it counts.
     local read = tonumber(known[6])
@@ -250,7 +272,7 @@ function AGENT.heard(ctx, id, raw, h, known)
       read = ctx.now
       redis.call('HSET', AGENT.key(ctx, id), 'read', string.format('%d', read))
     end
-    return math.max(since, read)
+    return math.max(since, AGENT.time(ctx, id, 'read', read))
   end
   if not redis.call('XRANGE', inbox, entry, entry)[1] then
     redis.call('HSET', AGENT.key(ctx, id), 'inbox', (AGENT.put(ctx, agent, id, raw, h, tonumber(known[4]))))
@@ -261,18 +283,18 @@ end
 -- Looks whether an agent is silent or its time is up; answers when to look again, nil when the attempt has ended. Attempts whose
 -- time is up are gathered in `ctx.expired`: how long they wait for the next is reckoned outside.
 function AGENT.look(ctx, id, raw, h)
-  local known = redis.call('HMGET', AGENT.key(ctx, id), 'agent', 'inbox', 'silence', 'timeout', 'beat', 'read')
+  local known = redis.call('HMGET', AGENT.key(ctx, id), 'agent', 'inbox', 'silence', 'timeout', 'beat', 'read', 'from')
   local silence_ms, timeout_ms = tonumber(known[3]) or AGENT.SILENCE_MS, tonumber(known[4]) or 0
   local due
   if timeout_ms > 0 then
-    due = math.min(h[STARTED], ctx.now) + timeout_ms
+    due = AGENT.began(ctx, id, h, known[7]) + timeout_ms
     if due <= ctx.now then
       ctx.expired[#ctx.expired + 1] = id
       ctx.expired[#ctx.expired + 1] = h[ATTEMPT]
       return ctx.now + AGENT.EXPIRY_MS
     end
   end
-  local silent_from = math.min(AGENT.heard(ctx, id, raw, h, known), ctx.now) + silence_ms
+  local silent_from = AGENT.heard(ctx, id, raw, h, known) + silence_ms
   if silent_from <= ctx.now then
     lose(ctx, id, raw, h, string.format('{"type":"lost","message":"agent %s was silent for %d s while it ran the task"}',
       known[1] or '', math.floor(silence_ms / 1000)))

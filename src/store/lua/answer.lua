@@ -25,7 +25,7 @@ local function was_before(attempt, entry, last)
 end
 
 -- Why an answer does not count; nil when it does.
-local function objection(ctx, h, known, who, event_id, entry, attempt, outcome)
+local function objection(ctx, id, h, known, who, event_id, entry, attempt, outcome)
   local agent = known[1]
   if not agent then return AGENT.is_over(h) and h[ATTEMPT] == attempt and 'terminal' or 'stale' end
   if event_id ~= '' and known[2] == event_id then return 'duplicate' end
@@ -36,7 +36,7 @@ local function objection(ctx, h, known, who, event_id, entry, attempt, outcome)
   if h[STATE] ~= RUNNING or h[OWNER] ~= AGENT.OWNER then return 'stale' end
   if outcome == 'timeout' then
     local timeout_ms = tonumber(known[4]) or 0
-    if timeout_ms == 0 or math.min(h[STARTED], ctx.now) + timeout_ms > ctx.now then return 'early' end
+    if timeout_ms == 0 or AGENT.began(ctx, id, h, known[5]) + timeout_ms > ctx.now then return 'early' end
   end
   return nil
 end
@@ -49,8 +49,8 @@ local function answer_one(ctx, id, who, event_id, entry, verdict, data)
   local attempt, outcome, delay_ms, extra = string.match(verdict, '^(%d+) (%a+) (%d+) ?(.*)$')
   attempt = tonumber(attempt)
   local own = AGENT.key(ctx, id)
-  local known = redis.call('HMGET', own, 'agent', 'r' .. digits(attempt), 'last', 'timeout')
-  local word = objection(ctx, h, known, who, event_id, entry, attempt, outcome)
+  local known = redis.call('HMGET', own, 'agent', 'r' .. digits(attempt), 'last', 'timeout', 'from')
+  local word = objection(ctx, id, h, known, who, event_id, entry, attempt, outcome)
   if word then
     if outcome == 'completed' and (word == 'stale' or word == 'terminal') and known[1] and has(h, IS_STEP) and h[ATTEMPT] >= attempt
       and (h[STATE] == FAILED or h[STATE] == TIMEOUT or h[STATE] == CANCELLED) then

@@ -5,7 +5,8 @@ Timers are due by the time of Redis. Were that set back by hours, every delay un
 timers are moved back with it. The latest time that was seen is kept in `meta`; whoever looks at the timers compares.
 
 A clock that goes forward can not be told from a night in which nobody looked, so timers fire early then. That shortens
-a pause and breaks nothing: no owner loses a task by the clock.
+a pause and breaks nothing: no owner loses a task by the clock. What agents said meanwhile may not have been read yet, so
+their silence counts anew from the first look after either (`AGENT.heard`).
 ]]
 local follow_clock
 do
@@ -13,6 +14,9 @@ do
   local BACK_MIN_MS = 1000
   -- How far the kept time may be behind, so that not each look writes.
   local CLOCK_GRAIN_MS = 500
+
+  -- With a replica alive, somebody looks about every second.
+  local LOOK_GAP_MS = 3000
 
   -- How many timers one call moves.
   local SHIFT_BATCH = 1000
@@ -35,6 +39,7 @@ do
       end
     elseif ctx.now - seen >= CLOCK_GRAIN_MS then
       redis.call('HSET', ctx.meta, 'clock_ms', string.format('%d', ctx.now))
+      if ctx.now - seen > LOOK_GAP_MS then redis.call('HSET', ctx.meta, 'awake_ms', string.format('%d', ctx.now)) end
     end
     if not by then return false end
 
