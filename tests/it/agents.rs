@@ -604,16 +604,7 @@ async fn a_saga_step_of_an_agent_that_fell_silent_is_in_doubt_and_is_undone_by_t
         { "name": "reserve", "action": "echo", "compensation": "noop" },
         { "name": "charge", "action": "pay.charge", "compensation": "pay.refund", "agent_id": "pay", "retry": { "max_retries": 0 } },
     ]});
-    redis
-        .add(
-            "waooaw:triggers",
-            &[
-                (b"event_type", b"orchestration.saga.start"),
-                (b"source_agent", b"tester"),
-                (b"payload", payload.to_string().as_bytes()),
-            ],
-        )
-        .await;
+    start_saga(&redis, &payload).await;
     let pay = Agent::new(&redis, "pay");
     let charge = pay.next().await;
     assert_eq!(charge.payload["name"], "pay.charge");
@@ -636,16 +627,7 @@ async fn a_cancelled_saga_tells_the_agent_and_undoes_its_step() {
     let payload = json!({ "saga_id": "s1", "steps": [
         { "name": "charge", "action": "pay.charge", "compensation": "noop", "agent_id": "pay" },
     ]});
-    redis
-        .add(
-            "waooaw:triggers",
-            &[
-                (b"event_type", b"orchestration.saga.start"),
-                (b"source_agent", b"tester"),
-                (b"payload", payload.to_string().as_bytes()),
-            ],
-        )
-        .await;
+    start_saga(&redis, &payload).await;
     let pay = Agent::new(&redis, "pay");
     pay.next().await;
 
@@ -673,6 +655,49 @@ async fn a_cancelled_saga_tells_the_agent_and_undoes_its_step() {
         json!(["charge"])
     );
     check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_success_of_a_cancelled_step_that_comes_behind_the_end_of_its_saga_is_kept_and_verified() {
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().start().await;
+    let payload = json!({ "saga_id": "s1", "steps": [{ "name": "charge", "action": "pay.charge", "agent_id": "pay" }]});
+    start_saga(&redis, &payload).await;
+    let pay = Agent::new(&redis, "pay");
+    let letter = pay.next().await;
+    redis
+        .add(
+            "waooaw:commands",
+            &[
+                (b"event_type", b"orchestration.saga.cancel"),
+                (b"source_agent", b"tester"),
+                (b"payload", br#"{"saga_id":"s1"}"#),
+            ],
+        )
+        .await;
+    let mut log = redis.log().await;
+    log.until_count("saga.compensated", 1).await;
+
+    pay.complete(&letter, json!("charged")).await;
+    log.until_count("saga.step_late_success", 1).await;
+
+    let kept = log.all("saga.step_late_success")[0].text("dead_letter_id").to_owned();
+    assert_eq!(kept, format!("{}.1", letter.payload["task_id"].as_str().unwrap()));
+    check_all_ended(&redis).await;
+}
+
+async fn start_saga(redis: &TestRedis, payload: &Value) {
+    let payload = payload.to_string();
+    redis
+        .add(
+            "waooaw:triggers",
+            &[
+                (b"event_type", b"orchestration.saga.start"),
+                (b"source_agent", b"tester"),
+                (b"payload", payload.as_bytes()),
+            ],
+        )
+        .await;
 }
 
 #[tokio::test]

@@ -481,7 +481,7 @@ impl History {
             EventType::TaskFailed => self.end(TaskState::Failed),
             EventType::TaskTimeout => self.end(TaskState::Timeout),
             EventType::TaskCancelled => self.end(TaskState::Cancelled),
-            EventType::TaskDeadLettered | EventType::TriggerRejected => {
+            EventType::TaskDeadLettered | EventType::TriggerRejected | EventType::SagaStepLateSuccess => {
                 if let Some(id) = counted.dead_letter_id.as_deref() {
                     let letter = Letter {
                         made: at,
@@ -511,7 +511,6 @@ impl History {
             | EventType::SagaCompensating
             | EventType::SagaStepCompensated
             | EventType::SagaStepCompensationFailed
-            | EventType::SagaStepLateSuccess
             | EventType::SagaCompleted
             | EventType::SagaCompensated
             | EventType::SagaFailed
@@ -896,6 +895,21 @@ mod tests {
             found: "t.9".to_owned(),
         };
         assert_eq!(told(r#"{"attempt":1,"dead_letter_id":"t.9","life":2}"#), [other]);
+    }
+
+    #[test]
+    fn a_success_behind_the_end_of_its_saga_is_a_dead_letter() {
+        let mut history = History::default();
+
+        history.read(&event(
+            "s",
+            1,
+            "saga.step_late_success",
+            r#"{"dead_letter_id":"c.1"}"#,
+            1,
+        ));
+
+        assert!(history.letter("c.1").is_some_and(|letter| !letter.is_gone));
     }
 
     #[test]
