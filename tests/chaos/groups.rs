@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::chance::Chance;
-use super::load::quick;
+use super::load::{promise, quick, script};
+use super::rig::HANDMADE;
 use super::support::log::{Log, LogEvent};
-use super::support::oracle::{Behaviour, Promise, TOO_EARLY, Told, read};
+use super::support::oracle::{Behaviour, Promise, Told, is_of_time, read};
+use super::support::script::{Act, Script};
 
 /// What was asked for.
 #[derive(Debug, Clone)]
@@ -40,14 +42,18 @@ pub(crate) struct Step {
 
 /// Something that a task does, as members of its payload; most of them go well.
 fn deed(chance: &mut Chance) -> (&'static str, Value, Behaviour) {
-    match chance.within(0..12) {
+    match chance.within(0..15) {
         0..5 => ("echo", json!({}), Behaviour::Succeeds),
         5..8 => ("sleep", json!({ "ms": chance.within(5..400) }), Behaviour::Succeeds),
         8..11 => {
             let times = chance.within(1..3);
             ("flaky", json!({ "fail_times": times }), Behaviour::FailsFor(times))
         }
-        _ => ("fail", json!({ "message": "as asked" }), Behaviour::Fails),
+        11 => ("fail", json!({ "message": "as asked" }), Behaviour::Fails),
+        _ => {
+            let script = script(chance);
+            (HANDMADE, script.kwargs(), Behaviour::Scripted(script))
+        }
     }
 }
 
@@ -67,7 +73,7 @@ pub(crate) fn workflow(chance: &mut Chance, id: &str) -> (Value, Group) {
             "task_id": key, "name": name, "kwargs": kwargs, "retry": policy, "dependencies": depends_on,
             "on_dependency_failure": if runs_anyway { "run" } else { "cancel" },
         }));
-        let mut promise = Promise::new(behaviour, policy);
+        let mut promise = promise(behaviour, policy);
         // By what it depends on, or by a stop.
         promise.is_cancelled = true;
         nodes.push(Node {
@@ -80,6 +86,19 @@ pub(crate) fn workflow(chance: &mut Chance, id: &str) -> (Value, Group) {
     // In any order.
     chance.shuffle(&mut tasks);
     (json!({ "workflow_id": id, "tasks": tasks }), Group::Workflow(nodes))
+}
+
+/// What an agent does that undoes a step: it succeeds in the end.
+fn reliable(chance: &mut Chance) -> Script {
+    let mut acts = [Act::Succeeds; 4];
+    acts[0] = *chance.pick(&[
+        Act::Succeeds,
+        Act::Fails,
+        Act::KeepsSilent,
+        Act::ComesLate,
+        Act::Repeats,
+    ]);
+    Script(acts)
 }
 
 /// A saga of a few steps, and its payload. Its compensations succeed in the end.
@@ -95,8 +114,11 @@ pub(crate) fn saga(chance: &mut Chance, id: &str) -> (Value, Group) {
         let has_compensation = !chance.once_in(4);
         if has_compensation {
             let times = chance.within(0..3);
-            step["compensation"] = json!("flaky");
-            step["compensation_kwargs"] = json!({ "fail_times": times });
+            (step["compensation"], step["compensation_kwargs"]) = if chance.once_in(4) {
+                (json!(HANDMADE), reliable(chance).kwargs())
+            } else {
+                (json!("flaky"), json!({ "fail_times": times }))
+            };
             step["compensation_retry"] =
                 json!({ "max_retries": 10, "initial_delay_seconds": 0.1, "max_delay_seconds": 0.3 });
         }
@@ -166,7 +188,7 @@ fn judge_workflow(nodes: &[Node], id: &str, log: &Log<'_>, did_jump: bool) -> Ve
         let Some(events) = tasks.get(&node.key) else { continue };
         let own: Vec<&LogEvent> = events.iter().map(|(_, event)| *event).collect();
         let told: Told = read(&node.promise, &own);
-        let of_order = |problem: &&String| !(did_jump && problem.starts_with(TOO_EARLY));
+        let of_order = |problem: &&String| !(did_jump && is_of_time(problem));
         problems.extend(told.problems.iter().filter(of_order).cloned());
         if told.end.is_empty() {
             problems.push(format!("{} did not end", node.key));
@@ -216,7 +238,7 @@ fn judge_saga(steps: &[Step], id: &str, log: &Log<'_>) -> Vec<String> {
             }
         }
         let is_told_completed = completed.iter().any(|(_, name)| *name == step.name);
-        if is_told_completed && step.behaviour == Behaviour::Fails {
+        if is_told_completed && !step.behaviour.may_succeed() {
             problems.push(format!("{} can not have completed", step.name));
         }
     }

@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use waooaw_orchestration::{DeadLetterKind, DeadLetterQuery, DeadLetters, Operator, RetryPolicy, RetryStrategy};
 
+use super::agent::SILENCE;
 use super::chance::Chance;
 use super::groups::{self, Group};
 use super::journal::Journal;
-use super::support::oracle::{Behaviour, Promise};
+use super::rig::HANDMADE;
+use super::support::oracle::{AGENT, Behaviour, Promise};
 use super::support::redis::{TestRedis, task_of};
+use super::support::script::{Act, Script};
 
 /// What must become of what was asked for.
 #[derive(Debug, Clone)]
@@ -106,10 +109,73 @@ fn malformed(chance: &mut Chance) -> String {
     (*chance.pick(&texts)).to_owned()
 }
 
+/// What an agent is to do with the attempts of a task; most go well.
+pub(crate) fn script(chance: &mut Chance) -> Script {
+    let acts = [
+        Act::Succeeds,
+        Act::Succeeds,
+        Act::Succeeds,
+        Act::Beats,
+        Act::Repeats,
+        Act::Repeats,
+        Act::Fails,
+        Act::Fails,
+        Act::GivesUp,
+        Act::ComesLate,
+        Act::KeepsSilent,
+        Act::KeepsSilent,
+    ];
+    Script([(); 4].map(|()| *chance.pick(&acts)))
+}
+
+/// What becomes of a task.
+pub(crate) fn promise(behaviour: Behaviour, policy: RetryPolicy) -> Promise {
+    let mut promise = Promise::new(behaviour, policy);
+    promise.silence_ms = i64::try_from(SILENCE.as_millis()).unwrap_or_default();
+    promise
+}
+
+/// A task that an agent carries out.
+fn handmade(chance: &mut Chance, policy: RetryPolicy) -> (Value, Promise) {
+    let script = script(chance);
+    let mut payload = json!({ "task_name": HANDMADE, "kwargs": script.kwargs() });
+    let mut promise = promise(Behaviour::Scripted(script), policy);
+    if chance.once_in(2) {
+        payload["agent_id"] = json!(AGENT);
+    }
+    if chance.once_in(8) {
+        payload["timeout_seconds"] = json!(1.5);
+        promise.timeout_ms = Some(1500);
+    }
+    (payload, promise)
+}
+
 /// A task of any kind, and what must become of it.
 fn task(chance: &mut Chance) -> (Value, Promise) {
     let policy = quick(chance);
-    let (mut payload, behaviour) = match chance.within(0..16) {
+    let (mut payload, mut promise) = match chance.within(0..20) {
+        number @ 0..16 => {
+            let (payload, behaviour) = machine_made(chance, number);
+            (payload, promise(behaviour, policy))
+        }
+        _ => handmade(chance, policy),
+    };
+    payload["retry"] = json!(policy);
+    payload["priority"] = json!(*chance.pick(&["HIGH", "NORMAL", "NORMAL", "LOW", "BACKGROUND"]));
+    if chance.once_in(3) {
+        payload["queue"] = json!(*chance.pick(&["mail", "reports"]));
+    }
+    if chance.once_in(6) {
+        let delay_ms = chance.within(100..3000);
+        payload["delay_seconds"] = json!(std::time::Duration::from_millis(delay_ms).as_secs_f64());
+        promise.delay_ms = i64::try_from(delay_ms).unwrap_or_default();
+    }
+    (payload, promise)
+}
+
+/// One of the tasks that replicas carry out themselves, by a number below 16.
+fn machine_made(chance: &mut Chance, number: u64) -> (Value, Behaviour) {
+    match number {
         0..4 => (
             json!({ "task_name": "echo", "args": [[], {}, 9_007_199_254_740_993_u64, "ä\n"] }),
             Behaviour::Succeeds,
@@ -142,19 +208,7 @@ fn task(chance: &mut Chance) -> (Value, Promise) {
             json!({ "task_name": "sleep", "kwargs": { "ms": 60_000 }, "timeout_seconds": 0.2 }),
             Behaviour::Outlasts,
         ),
-    };
-    payload["retry"] = json!(policy);
-    payload["priority"] = json!(*chance.pick(&["HIGH", "NORMAL", "NORMAL", "LOW", "BACKGROUND"]));
-    if chance.once_in(3) {
-        payload["queue"] = json!(*chance.pick(&["mail", "reports"]));
     }
-    let mut promise = Promise::new(behaviour, policy);
-    if chance.once_in(6) {
-        let delay_ms = chance.within(100..3000);
-        payload["delay_seconds"] = json!(std::time::Duration::from_millis(delay_ms).as_secs_f64());
-        promise.delay_ms = i64::try_from(delay_ms).unwrap_or_default();
-    }
-    (payload, promise)
 }
 
 /// Asks for things until `until`.

@@ -1,4 +1,4 @@
-//! What is to be broken: one Redis, three replicas, and a network between them.
+//! What is to be broken: one Redis, three replicas, an agent, and a network between them.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::agent::{SILENCE, Working};
 use super::journal::Journal;
 use super::support::clock::Clock;
+use super::support::oracle::AGENT;
 use super::support::proxy::Proxy;
 use super::support::redis::TestRedis;
 use super::support::replica::{ReplicaProcess, Settings};
@@ -18,6 +20,9 @@ use super::support::resp::{message_length, words};
 const LOOK: Duration = Duration::from_millis(20);
 /// What Redis may lose with the power: `appendfsync everysec`.
 const FSYNC: Duration = Duration::from_secs(1);
+
+/// The name of the tasks that an agent carries out.
+pub(crate) const HANDMADE: &str = "handmade";
 
 /// One replica and its way to Redis.
 pub(crate) struct Place {
@@ -37,6 +42,9 @@ pub(crate) struct Rig {
     pub(crate) places: Vec<Place>,
     /// Replicas that were asked to stop and may still be at it.
     pub(crate) leaving: Vec<ReplicaProcess>,
+    /// The agent's way to Redis, and the agent.
+    pub(crate) way: Proxy,
+    pub(crate) working: Working,
     pub(crate) journal: Arc<Journal>,
     /// The names of replicas that may have lost work, since something was done to them.
     harmed: BTreeSet<String>,
@@ -49,7 +57,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     /// Starts it all and waits until every replica is ready.
-    pub(crate) async fn start(journal: Arc<Journal>) -> Self {
+    pub(crate) async fn start(seed: u64, journal: Arc<Journal>) -> Self {
         let clock = Clock::new();
         let mut redis = TestRedis::not_started(true).with_options(&[
             "--enable-debug-command",
@@ -64,6 +72,10 @@ impl Rig {
         let redis = Arc::new(redis);
         redis.start_again().await;
         let mut places = Vec::new();
+        let for_agent = format!(
+            "[handlers.{HANDMADE}]\nkind = \"agent\"\nagent_id = \"{AGENT}\"\nheartbeat_timeout_seconds = {}\n",
+            SILENCE.as_secs()
+        );
         for number in 0..3 {
             let proxy = Proxy::start(redis.port()).await;
             let mut settings = proxy
@@ -72,14 +84,15 @@ impl Rig {
                 .quiet()
                 .set("WAOOAW_SHUTDOWN__GRACE", "3s")
                 .set("WAOOAW_QUEUE__REFERENCE_WAIT", "2s")
-                .set("TASK_QUEUE_MAX_SIZE", "300");
+                .set("TASK_QUEUE_MAX_SIZE", "300")
+                .config(&for_agent);
             if number == 2 {
                 // One that lacks some of the handlers.
                 let names = ["echo", "sleep", "flaky", "fail"];
                 let config = names
                     .map(|name| format!("[handlers.{name}]\nkind = \"builtin\"\n"))
                     .concat();
-                settings = settings.without_builtin().config(&config);
+                settings = settings.without_builtin().config(&(config + &for_agent));
             }
             places.push(Place {
                 proxy,
@@ -92,11 +105,15 @@ impl Rig {
         for place in &places {
             place.process.as_ref().expect("it was just started").until_ready().await;
         }
+        let way = Proxy::start(redis.port()).await;
+        let working = Working::start(&way.url(), seed, &journal);
         let rig = Self {
             redis,
             clock,
             places,
             leaving: Vec::new(),
+            way,
+            working,
             journal,
             harmed: BTreeSet::new(),
             logs: Vec::new(),

@@ -172,7 +172,7 @@ async fn whole(
         fired.entry(step.fault).or_default();
         journal.say(&format!("plan: {:.3} s {}", step.at.as_secs_f64(), step.fault));
     }
-    let rig = Rig::start(Arc::clone(journal)).await;
+    let rig = Rig::start(seed, Arc::clone(journal)).await;
     let mut keeper = Keeper {
         rig,
         seed,

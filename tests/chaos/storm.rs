@@ -168,12 +168,17 @@ async fn lose_replies(rig: &mut Rig, chance: &mut Chance, place: usize) -> bool 
         let trap = Trap::on(chance.pick::<&str>(&calls), fate).times(times);
         traps.push(rig.places[place].proxy.set(trap));
     }
+    // The agent has a way of its own.
+    let call = *chance.pick(&["XADD", "XREADGROUP"]);
+    let trap = Trap::on(call, Fate::LoseReply).times(2);
+    traps.push(rig.way.set(trap));
     let began = Instant::now();
     // Long enough for whatever every replica calls all the time.
     while began.elapsed() < Duration::from_millis(2500) && traps.iter().any(|trap| trap.sprung() == 0) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     rig.places[place].proxy.heal();
+    rig.way.heal();
     let sprung: usize = traps.iter().map(|trap| trap.sprung()).sum();
     rig.journal
         .say(&format!("{sprung} answers to replica {place} are lost"));
@@ -233,6 +238,7 @@ async fn heal(rig: &mut Rig) {
     for place in &rig.places {
         place.proxy.heal();
     }
+    rig.working.agent.calm_down();
     ask::<String>(rig, &["CONFIG", "SET", "maxmemory", "0"]).await;
     while rig.is_waiting() {
         rig.mend_what_is_due();

@@ -8,13 +8,15 @@ use waooaw_orchestration::Store;
 use waooaw_orchestration::domain::history;
 use waooaw_orchestration::domain::id::Partition;
 
+use super::agent::INBOX;
+use super::answers;
 use super::groups;
 use super::load::{Asked, Record, Wish};
 use super::rig::Rig;
 use super::support::cli::Cli;
 use super::support::clock::Clock;
 use super::support::log::Log;
-use super::support::oracle::{TOO_EARLY, lives, read};
+use super::support::oracle::{AGENT, is_of_time, lives, read};
 use super::support::redis::{TestRedis, task_of};
 use super::support::{history as stored, holds, wait_within};
 
@@ -24,6 +26,18 @@ const QUIET: Duration = Duration::from_secs(120);
 /// What may be missing of what Redis took just before it ended: it flushes once a second, and puts off writing for up to
 /// two when the disk is slow.
 const CUT: Duration = Duration::from_millis(3500);
+
+/// The assignments in an inbox.
+const LEFT: &str = "
+local left = {}
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
+  for i = 1, #entry[2], 2 do
+    if entry[2][i] == 'event_type' and entry[2][i + 1] == 'orchestration.task.assigned' then
+      left[#left + 1] = table.concat(entry[2], ' ')
+    end
+  end
+end
+return table.concat(left, ', ')";
 
 /// What a seed came to.
 #[derive(Debug, Default)]
@@ -39,8 +53,13 @@ pub(crate) struct Verdict {
 pub(crate) async fn until_quiet(rig: &mut Rig) -> Result<(), String> {
     let began = Instant::now();
     let mut open = String::new();
+    let mut said = began;
     while began.elapsed() < QUIET {
         open = what_is_open(rig).await;
+        if said.elapsed() > Duration::from_secs(5) {
+            said = Instant::now();
+            rig.journal.say(&format!("still open: {open}"));
+        }
         if open.is_empty() {
             rig.journal.say("quiet");
             return Ok(());
@@ -84,9 +103,14 @@ async fn what_is_open(rig: &mut Rig) -> String {
     }
     for (stream, group) in all_groups(&rig.redis).await {
         let strangers = rig.redis.consumers(&stream, group).await;
-        if strangers.iter().any(|name| !living.contains(name)) {
+        // Agents hold what they are at, and come and go as they like.
+        let is_strange = |name: &&String| !living.contains(*name) && !name.starts_with("agent:");
+        if strangers.iter().any(|name| is_strange(&name)) {
             write!(open, "{stream} has consumers {strangers:?}; ").unwrap_or_default();
         }
+    }
+    if !rig.working.agent.is_idle() {
+        open.push_str("the agent is at work; ");
     }
     let gone = rig
         .leaving
@@ -148,6 +172,12 @@ pub(crate) async fn judge(rig: &mut Rig, record: &Record) -> Verdict {
     verdict.problems.extend(against_the_record(rig, record, &log));
     verdict.tasks = lives(&log).len();
     verdict.seen = seen(&log);
+    verdict.seen.append(&mut answers::seen(&rig.working.agent, &log));
+    let is_undone = !rig.cuts.is_empty();
+    verdict
+        .problems
+        .extend(answers::judge(&rig.working.agent, &log, is_undone));
+    verdict.problems.extend(inbox(&rig.redis).await);
 
     let whole = whole_log(&rig.redis.store()).await;
     let by_log = history::verify(&whole);
@@ -172,6 +202,14 @@ async fn whole_log(store: &Store) -> Vec<waooaw_orchestration::Event> {
         after = last;
         events.append(&mut page);
     }
+}
+
+/// No assignment is left in the agent's inbox, and nothing that it read and did not acknowledge.
+async fn inbox(redis: &TestRedis) -> Option<String> {
+    let left: String = redis.ask(&["EVAL", LEFT, "1", INBOX]).await;
+    let pending = redis.pending(INBOX, AGENT).await;
+    (!left.is_empty() || pending > 0)
+        .then(|| format!("{pending} letters are pending in the inbox, and left are: {left}"))
 }
 
 /// What the program's own checker says, as far as this version has one.
@@ -228,13 +266,14 @@ fn against_the_record(rig: &Rig, record: &Record, log: &Log<'_>) -> Vec<String> 
         let told_problems = told
             .problems
             .iter()
-            .filter(|problem| !(did_jump && problem.starts_with(TOO_EARLY)));
+            .filter(|problem| !(did_jump && is_of_time(problem)));
         problems.extend(told_problems.map(|problem| format!("{event_id}: {problem}")));
         if told.end.is_empty() {
             problems.push(format!("{event_id} did not end"));
         }
         for replica in &told.lost_by {
-            if !has_begun_anew && !may_have_lost.contains(replica) {
+            // What an agent may lose follows from its script.
+            if !has_begun_anew && replica != AGENT && !may_have_lost.contains(replica) {
                 problems.push(format!("{event_id} was lost by {replica}, to which nothing was done"));
             }
         }
@@ -307,7 +346,8 @@ async fn leave(rig: &mut Rig) -> Vec<String> {
     }
     for (stream, group) in all_groups(&rig.redis).await {
         wait_within(Duration::from_secs(5), "no consumer is left", async || {
-            let consumers = rig.redis.consumers(&stream, group).await;
+            let mut consumers = rig.redis.consumers(&stream, group).await;
+            consumers.retain(|name| !name.starts_with("agent:"));
             holds(consumers.is_empty(), || format!("{stream}: {consumers:?}"))
         })
         .await;

@@ -84,13 +84,13 @@ async fn of_twenty_thousand_tasks_that_fail_at_random_each_keeps_to_its_policy()
         let must_fail = match promise.behaviour {
             Behaviour::FailsFor(times) => times >= tries,
             Behaviour::Fails => true,
-            Behaviour::Succeeds | Behaviour::Outlasts => false,
+            Behaviour::Succeeds | Behaviour::Outlasts | Behaviour::Scripted(_) => false,
         };
         let started = events.iter().filter(|event| event.kind == "task.started").count() as u64;
         let expected = match promise.behaviour {
             Behaviour::FailsFor(times) => (times + 1).min(tries),
             Behaviour::Fails => tries,
-            Behaviour::Succeeds | Behaviour::Outlasts => 1,
+            Behaviour::Succeeds | Behaviour::Outlasts | Behaviour::Scripted(_) => 1,
         };
         assert_eq!(started, expected, "{event_id}");
         assert_eq!(told.end == "failed", must_fail, "{event_id}");

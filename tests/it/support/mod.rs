@@ -16,6 +16,7 @@ pub(crate) mod resp;
 pub(crate) mod saga;
 pub(crate) mod scene;
 pub(crate) mod schema;
+pub(crate) mod script;
 pub(crate) mod service;
 pub(crate) mod workflow;
 

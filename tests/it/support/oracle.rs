@@ -10,9 +10,20 @@ use waooaw_orchestration::RetryPolicy;
 
 use super::log::{Log, LogEvent, time_ms};
 use super::redis::task_of;
+use super::script::{Act, Script};
+
+/// The agent that carries out what has a script.
+pub(crate) const AGENT: &str = "bot";
 
 /// What is wrong with an attempt that starts before its time.
-pub(crate) const TOO_EARLY: &str = "it starts before it is due";
+const TOO_EARLY: &str = "it starts before it is due";
+/// What is wrong with an attempt that was taken from its agent before its time.
+const TOO_SOON: &str = "it is taken back before its time";
+
+/// Whether a problem is one of times alone. They tell nothing when the clock that wrote them jumped.
+pub(crate) fn is_of_time(problem: &str) -> bool {
+    problem.starts_with(TOO_EARLY) || problem.starts_with(TOO_SOON)
+}
 
 /// What a handler does with the attempts of one task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +36,19 @@ pub(crate) enum Behaviour {
     Fails,
     /// Each takes longer than it may.
     Outlasts,
+    /// An agent does as it is told.
+    Scripted(Script),
+}
+
+impl Behaviour {
+    /// Whether any attempt may succeed.
+    pub(crate) fn may_succeed(self) -> bool {
+        match self {
+            Self::Succeeds | Self::FailsFor(_) => true,
+            Self::Fails | Self::Outlasts => false,
+            Self::Scripted(script) => script.may_succeed(),
+        }
+    }
 }
 
 /// What was asked for.
@@ -36,6 +60,10 @@ pub(crate) struct Promise {
     pub(crate) delay_ms: i64,
     /// Whether somebody asked for its end.
     pub(crate) is_cancelled: bool,
+    /// How long an agent may be silent, ms.
+    pub(crate) silence_ms: i64,
+    /// How long an attempt of an agent may take, ms.
+    pub(crate) timeout_ms: Option<i64>,
 }
 
 impl Promise {
@@ -46,17 +74,41 @@ impl Promise {
             policy,
             delay_ms: 0,
             is_cancelled: false,
+            silence_ms: 60_000,
+            timeout_ms: None,
         }
     }
 
-    /// How each of its attempts may end, by number: the type of the error, or `None` for a result.
-    fn outcome(&self, attempt: u64) -> Option<&'static str> {
-        match self.behaviour {
+    /// Whether an attempt, by number, may end in this way: the type of the error, or `None` for a result. Losses are beside it.
+    fn allows(&self, attempt: u64, problem: Option<&str>) -> bool {
+        let expected = match self.behaviour {
             Behaviour::Succeeds => None,
             Behaviour::FailsFor(times) => (attempt <= times).then_some("handler_error"),
             Behaviour::Fails => Some("handler_error"),
             Behaviour::Outlasts => Some("timeout"),
-        }
+            Behaviour::Scripted(script) => {
+                let act = script.act(attempt);
+                return match problem {
+                    None => act.may_succeed(),
+                    Some("timeout") => self.timeout_ms.is_some(),
+                    Some(problem) => act.fails() && problem == Act::PROBLEM,
+                };
+            }
+        };
+        expected == problem
+    }
+
+    /// Whether a failure of an attempt, by number, is one for good.
+    fn is_for_good(&self, attempt: u64, problem: &str) -> bool {
+        let Behaviour::Scripted(script) = self.behaviour else {
+            return false;
+        };
+        script.act(attempt) == Act::GivesUp && problem == Act::PROBLEM
+    }
+
+    /// Who carries it out, where that is an agent.
+    fn is_agents(&self) -> bool {
+        matches!(self.behaviour, Behaviour::Scripted(_))
     }
 }
 
@@ -90,6 +142,7 @@ pub(crate) fn read(promise: &Promise, events: &[&LogEvent]) -> Told {
         promise,
         told: Told::default(),
         due_ms: 0,
+        started_ms: 0,
         is_delayed: false,
         retries: 0,
         losses: 0,
@@ -140,6 +193,7 @@ struct Reading<'a> {
     promise: &'a Promise,
     told: Told,
     due_ms: i64,
+    started_ms: i64,
     /// Whether the next start follows a delay.
     is_delayed: bool,
     retries: u32,
@@ -166,6 +220,9 @@ impl Reading<'_> {
             }
             "task.started" => {
                 self.expect(at_ms >= self.due_ms, TOO_EARLY, event);
+                self.started_ms = at_ms;
+                let is_agents = event.text("worker_id") == format!("agent:{AGENT}");
+                self.expect(is_agents == self.promise.is_agents(), "somebody else has it", event);
                 if self.is_delayed {
                     self.told.late_ms.push(at_ms - self.due_ms);
                 }
@@ -180,6 +237,8 @@ impl Reading<'_> {
                     event,
                 );
                 self.attempt_ends(event, attempt, problem);
+                let is_for_good = self.promise.is_for_good(attempt, problem);
+                self.expect(!is_for_good, "another try after a failure for good", event);
                 self.expect(self.losses < 3, "another try after the third loss in a row", event);
                 self.delayed(event, at_ms, problem == "lost");
             }
@@ -188,13 +247,19 @@ impl Reading<'_> {
                 (self.due_ms, self.is_delayed) = (at_ms, false);
             }
             "task.completed" => {
-                let is_fine = self.promise.outcome(attempt).is_none();
+                let is_fine = self.promise.allows(attempt, None);
                 self.expect(is_fine, "this attempt can not succeed", event);
+                if self.promise.is_agents() {
+                    let is_own = event.payload["result"]["attempt"] == event.payload["attempt"];
+                    self.expect(is_own, "the result of another attempt", event);
+                }
                 "completed".clone_into(&mut self.told.end);
             }
             "task.failed" | "task.timeout" => {
                 self.attempt_ends(event, attempt, problem);
-                let is_final = self.retries == self.promise.policy.max_retries || self.losses == 3;
+                let is_final = self.retries == self.promise.policy.max_retries
+                    || self.losses == 3
+                    || self.promise.is_for_good(attempt, problem);
                 self.expect(is_final, "given up with tries left", event);
                 let is_timeout = event.kind == "task.timeout";
                 self.expect(is_timeout == (problem == "timeout"), "the wrong end", event);
@@ -212,8 +277,17 @@ impl Reading<'_> {
         }
     }
 
-    /// An attempt without success: by its handler, or because its replica was gone.
+    /// An attempt without success: by its handler, or because its replica was gone or its agent silent.
     fn attempt_ends(&mut self, event: &LogEvent, attempt: u64, problem: &str) {
+        if self.promise.is_agents() {
+            let took_ms = time_ms(&event.fields["timestamp"]) - self.started_ms;
+            let least_ms = match problem {
+                "lost" => self.promise.silence_ms,
+                "timeout" => self.promise.timeout_ms.unwrap_or_default(),
+                _ => 0,
+            };
+            self.expect(took_ms >= least_ms, TOO_SOON, event);
+        }
         if problem == "lost" {
             self.losses += 1;
             let message = event.payload["error"]["message"].as_str().unwrap_or_default();
@@ -221,7 +295,7 @@ impl Reading<'_> {
             self.told.lost_by.push(replica.to_owned());
         } else {
             self.losses = 0;
-            let is_fine = self.promise.outcome(attempt) == Some(problem);
+            let is_fine = self.promise.allows(attempt, Some(problem));
             self.expect(is_fine, "this attempt can not end like that", event);
         }
     }

@@ -185,7 +185,12 @@ impl Proxy {
 
     /// How replicas on this way to Redis are started.
     pub(crate) fn replica(&self) -> Settings {
-        Settings::new(&format!("redis://127.0.0.1:{}", self.port))
+        Settings::new(&self.url())
+    }
+
+    /// Where Redis is on this way.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// Sets a trap; of several that wait for the same call the first counts.

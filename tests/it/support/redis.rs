@@ -15,6 +15,52 @@ use waooaw_orchestration::{Endpoint, Store, TaskId, TaskQueue, TaskQueueOptions}
 use super::log::Log;
 use super::replica::Settings;
 
+/// A way to send commands that outlives its connections: the next command after one broke makes a new one.
+pub(crate) struct Line {
+    client: Client,
+    /// How long an answer may take.
+    patience: Duration,
+    connection: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+}
+
+impl Line {
+    /// Connects with the first command.
+    pub(crate) fn new(url: &str, patience: Duration) -> Self {
+        Self {
+            client: Client::open(url).unwrap(),
+            patience,
+            connection: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// Sends one command, when those before it are answered.
+    pub(crate) async fn send<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        let mut slot = self.connection.lock().await;
+        let mut connection = if let Some(connection) = slot.take() {
+            connection
+        } else {
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(self.patience.min(Duration::from_secs(5))))
+                .set_response_timeout(Some(self.patience));
+            self.client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await?
+        };
+        let answer = command.query_async(&mut connection).await;
+        // Whose answers do not come in time may never hear again.
+        let is_broken = |error: &redis::RedisError| error.is_unrecoverable_error() || error.is_timeout();
+        if !answer.as_ref().err().is_some_and(is_broken) {
+            *slot = Some(connection);
+        }
+        answer
+    }
+
+    /// Gives up the connection.
+    async fn hang_up(&self) {
+        *self.connection.lock().await = None;
+    }
+}
+
 /// A server that can be stopped and started again on the same port and folder.
 pub(crate) struct TestRedis {
     folder: TempDir,
@@ -24,7 +70,7 @@ pub(crate) struct TestRedis {
     environment: Vec<(String, String)>,
     server: Mutex<Option<Child>>,
     client: Client,
-    connection: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+    line: Line,
 }
 
 impl TestRedis {
@@ -53,7 +99,7 @@ impl TestRedis {
             environment: Vec::new(),
             server: Mutex::new(None),
             client: Client::open(url(port)).unwrap(),
-            connection: tokio::sync::Mutex::new(None),
+            line: Line::new(&url(port), Duration::from_secs(20)),
         }
     }
 
@@ -107,7 +153,7 @@ impl TestRedis {
         tokio::task::spawn_blocking(move || server.wait().unwrap())
             .await
             .unwrap();
-        *self.connection.lock().await = None;
+        self.line.hang_up().await;
     }
 
     /// Ends the server as a crash would.
@@ -117,7 +163,7 @@ impl TestRedis {
         tokio::task::spawn_blocking(move || server.wait().unwrap())
             .await
             .unwrap();
-        *self.connection.lock().await = None;
+        self.line.hang_up().await;
     }
 
     /// Copies what is on disk right now; see [`TestRedis::restore`].
@@ -206,26 +252,7 @@ impl TestRedis {
 
     /// Sends one command.
     pub(crate) async fn try_send<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
-        let mut slot = self.connection.lock().await;
-        let mut connection = if let Some(connection) = slot.take() {
-            connection
-        } else {
-            let config = AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(Duration::from_secs(5)))
-                .set_response_timeout(Some(Duration::from_secs(20)));
-            self.client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await?
-        };
-        let answer = command.query_async(&mut connection).await;
-        if answer
-            .as_ref()
-            .err()
-            .is_none_or(|error| !error.is_unrecoverable_error())
-        {
-            *slot = Some(connection);
-        }
-        answer
+        self.line.send(command).await
     }
 
     /// Sends one command that must succeed.
