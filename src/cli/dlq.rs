@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::confirm::confirm;
@@ -262,13 +263,28 @@ fn details(letter: &DeadLetterDocument) -> Vec<(&'static str, String)> {
             .filter_map(|(name, value)| Some((name, value.clone()?))),
     );
     rows.push(("reason", letter.reason.clone()));
-    rows.push(("error", output::cut(letter.error.get(), LONGEST)));
+    let error = serde_json::from_str(letter.error.get()).unwrap_or_default();
+    rows.push(("error", output::cut(&output::error(&error), LONGEST)));
     rows.push(("dead_lettered_at", letter.dead_lettered_at.clone()));
     rows.push(("correlation_id", letter.correlation_id.clone()));
     let attempts = letter.attempts.iter();
-    rows.extend(attempts.map(|attempt| ("attempt", output::cut(attempt.get(), LONGEST))));
+    rows.extend(attempts.map(|attempt| ("attempt", output::cut(&attempt_words(attempt), LONGEST))));
     rows.push(("original", output::cut(letter.original.get(), LONGEST)));
     rows
+}
+
+/// An attempt as one line: its number, when and where it ran, and what it came to.
+fn attempt_words(attempt: &RawValue) -> String {
+    let attempt: Value = serde_json::from_str(attempt.get()).unwrap_or_default();
+    let text = |name: &str| output::words(&attempt[name]);
+    format!(
+        "{} on {}, {} to {}: {}",
+        text("attempt"),
+        text("worker_id"),
+        text("started_at"),
+        text("ended_at"),
+        output::error(&attempt["error"])
+    )
 }
 
 /// What is done with dead letters.

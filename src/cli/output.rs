@@ -6,6 +6,7 @@ use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{ContentArrangement, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::exit::Failure;
 
@@ -52,6 +53,36 @@ pub(super) fn fields<N: AsRef<str>>(rows: &[(N, String)]) -> Result<(), Failure>
         line(format!("{:width$}  {}", name.as_ref(), plain(value)).trim_end())?;
     }
     Ok(())
+}
+
+/// A value in words: members by name, what is null left out.
+pub(super) fn words(value: &Value) -> String {
+    let is_told = |value: &&Value| !value.is_null();
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(items) => {
+            let is_nested = items.iter().any(Value::is_object);
+            let items: Vec<String> = items.iter().filter(is_told).map(words).collect();
+            items.join(if is_nested { "; " } else { ", " })
+        }
+        Value::Object(members) => {
+            let members = members.iter().filter(|(_, value)| is_told(value));
+            let members: Vec<String> = members
+                .map(|(name, value)| format!("{name} {}", words(value)))
+                .collect();
+            members.join(", ")
+        }
+    }
+}
+
+/// An error in words: its type and what it says.
+pub(super) fn error(error: &Value) -> String {
+    match (error["type"].as_str(), error["message"].as_str()) {
+        (Some(kind), Some(message)) => format!("{kind}: {message}"),
+        _ => words(error),
+    }
 }
 
 /// A text without what would move the cursor of a terminal or colour it.

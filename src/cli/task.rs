@@ -143,7 +143,11 @@ async fn explain(context: &Context, id: TaskId) -> Result<(), Failure> {
         .iter()
         .filter(|(_, value)| !value.is_null() && !value.as_array().is_some_and(Vec::is_empty))
         .map(|(name, value)| {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let text = if name == "error" {
+                output::error(value)
+            } else {
+                output::words(value)
+            };
             (name.as_str(), output::cut(&text, LONGEST))
         })
         .collect();
@@ -233,6 +237,9 @@ async fn list(context: &Context, args: ListArgs) -> Result<(), Failure> {
         ],
         rows,
     )?;
+    for id in &page.damaged {
+        say(&format!("task {id} is left out: its record is damaged"));
+    }
     if let Some(cursor) = page.next_cursor {
         say(&format!("there may be more: --cursor {cursor}"));
     }

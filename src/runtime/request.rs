@@ -444,6 +444,9 @@ async fn pause(
 pub struct TaskPage {
     pub items: Vec<TaskDocument>,
     pub next_cursor: Option<String>,
+    /// Tasks that the page would have and whose records are damaged. Left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<String>,
 }
 
 /// Lists tasks. `cursor` is the `next_cursor` of the page before. A page may be short, even empty, and still have one
@@ -470,6 +473,7 @@ pub async fn list_tasks(store: &Store, query: &TaskQuery, cursor: Option<&str>) 
     Ok(TaskPage {
         items,
         next_cursor: page.next.map(|next| next.to_string()),
+        damaged: page.damaged.iter().map(ToString::to_string).collect(),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
+use tracing::error;
 
 use super::queue::statistics;
 use super::replica::Run;
@@ -58,22 +59,35 @@ pub(super) async fn publish_snapshots(run: Arc<Run>) {
     let mut seq = 0;
     loop {
         match statistics(&run.store).await {
-            Ok(statistics) => match payload(run.replica.as_str(), &statistics) {
-                Ok(payload) => match run.store.publish_snapshot(run.replica, seq + 1, &payload).await {
-                    Ok(()) => seq += 1,
-                    Err(problem) => run.report(&problem, "can not publish a metrics snapshot"),
-                },
-                Err(problem) => tracing::error!(%problem, "can not write a metrics snapshot"),
-            },
+            Ok(statistics) => {
+                tell_wrong_streams(&statistics);
+                match payload(run.replica.as_str(), &statistics) {
+                    Ok(payload) => match run.store.publish_snapshot(run.replica, seq + 1, &payload).await {
+                        Ok(()) => seq += 1,
+                        Err(problem) => run.report(&problem, "can not publish a metrics snapshot"),
+                    },
+                    Err(problem) => error!(%problem, "can not write a metrics snapshot"),
+                }
+            }
             Err(Error::RedisUnavailable(problem) | Error::Store(problem)) => {
                 run.report(&problem, "can not take a metrics snapshot");
             }
-            Err(problem) => tracing::error!(%problem, "can not take a metrics snapshot"),
+            Err(problem) => error!(%problem, "can not take a metrics snapshot"),
         }
         tokio::select! {
             () = run.stop.cancelled() => return,
             () = run.fenced.cancelled() => return,
             () = tokio::time::sleep(run.options.snapshot_interval) => {}
         }
+    }
+}
+
+/// Says aloud what only a person can mend.
+fn tell_wrong_streams(statistics: &StatisticsDocument) {
+    for stream in &statistics.wrong_streams {
+        error!(
+            stream,
+            "something else stands under the key of a stream, and its tasks wait: remove it, then `waooaw doctor --repair`"
+        );
     }
 }

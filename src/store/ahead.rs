@@ -51,7 +51,10 @@ impl Store {
     ///
     /// Any [`StoreError`].
     pub async fn waiting(&self, partition: Partition, stream: &str) -> Result<u64, StoreError> {
-        let length = self.stream_length(&self.keys().behind(partition, stream)).await?;
+        let length = match self.stream_length(&self.keys().behind(partition, stream)).await {
+            Err(error) if error.is_wrong_type() => 0,
+            length => length?,
+        };
         let held = self.task_holders(partition, stream).await?.unwrap_or_default();
         Ok(length.saturating_sub(held.iter().map(|(_, count)| count).sum()))
     }

@@ -432,6 +432,7 @@ impl Store {
         let rows = match self.send(&command).await {
             Ok(rows) => items(rows).ok_or(StoreError::Protocol("XINFO"))?,
             Err(StoreError::Refused(error)) if is_absent(&error) => return Ok(None),
+            Err(error) if error.is_wrong_type() => return Ok(None),
             Err(error) => return Err(error),
         };
         Ok(Some(

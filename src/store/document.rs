@@ -246,6 +246,10 @@ pub struct StatisticsDocument {
     pub max_running: u64,
     pub dead_letter_count: u64,
     pub worker_pool: WorkerPoolDocument,
+    /// Streams of tasks under whose keys something else stands; not part of the document.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub wrong_streams: Vec<String>,
 }
 
 impl StatisticsDocument {
@@ -278,6 +282,7 @@ impl StatisticsDocument {
             sum.max_running += counter("max_running");
             duration_ms += counter("duration_ms");
             sum.dead_letter_count += partition.dead_letters;
+            sum.wrong_streams.extend_from_slice(&partition.wrong_streams);
             sum.throughput_per_minute += partition.ended_last_minute;
             oldest_ms = match (oldest_ms, partition.oldest_ms) {
                 (Some(a), Some(b)) => Some(a.min(b)),

@@ -76,6 +76,12 @@ impl StoreError {
             || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
     }
 
+    /// Whether a key holds another kind of value than it should.
+    #[must_use]
+    pub fn is_wrong_type(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.code() == Some("WRONGTYPE"))
+    }
+
     /// Sorts an error of the client by what it means for the caller.
     pub(super) fn from_redis(error: redis::RedisError) -> Self {
         if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_connection_refusal() {

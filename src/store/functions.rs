@@ -398,6 +398,8 @@ pub struct Statistics {
     /// How many workflows and sagas are under way, by `workflow` and `saga`, and how often one ended so, by `saga failed` and
     /// the like.
     pub groups: BTreeMap<String, u64>,
+    /// Streams of tasks under whose keys something else stands.
+    pub wrong_streams: Vec<String>,
 }
 
 impl Store {
@@ -777,6 +779,7 @@ impl Store {
                 .groups
                 .insert(text(&pair[0]).unwrap_or_default().to_owned(), count(&pair[1]));
         }
+        statistics.wrong_streams = list(next()?)?.into_iter().filter_map(string).collect();
         Ok(statistics)
     }
 }

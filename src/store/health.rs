@@ -16,21 +16,49 @@ use crate::domain::id::Partition;
 const OLDEST: (u32, u32) = (7, 0);
 
 /// Why a server must not be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unfit {
     /// It has no functions.
-    #[error("the server is redis {0}: redis 7.0 or newer, or valkey, is needed")]
     TooOld(String),
     /// It takes no writes.
-    #[error("the server is a read-only replica of {0}: `redis.url` must lead to the primary")]
     ReadOnly(String),
     /// It deletes keys when memory runs short, whatever they are.
-    #[error(
-        "maxmemory-policy is {0}: the server may delete tasks when memory runs short; it must be noeviction: \
-         redis-cli CONFIG SET maxmemory-policy noeviction, and the same in its configuration file"
-    )]
     Evicts(String),
 }
+
+impl Unfit {
+    /// What is wrong with it.
+    #[must_use]
+    pub fn fault(&self) -> String {
+        match self {
+            Self::TooOld(version) => format!("the server is redis {version}, which is too old"),
+            Self::ReadOnly(primary) => format!("the server is a read-only replica of {primary}"),
+            Self::Evicts(policy) => {
+                format!("maxmemory-policy is {policy}: the server may delete tasks when memory runs short")
+            }
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::TooOld(_) => "install redis 7.0 or newer, or valkey",
+            Self::ReadOnly(_) => "set redis.url to the primary's address",
+            Self::Evicts(_) => {
+                "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in its configuration file"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; mend it: {}", self.fault(), self.remedy())
+    }
+}
+
+impl std::error::Error for Unfit {}
 
 /// How a server keeps its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

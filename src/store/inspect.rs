@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 
 use super::inbound::entries;
-use super::record::{Flags, Record};
+use super::record::{DamagedRecord, Flags, Record};
 use super::reply::{bytes, integer, items, string};
 use super::{Store, StoreError};
 use crate::domain::id::{Name, Partition, QueueName, TaskId};
@@ -28,6 +28,17 @@ pub struct Dependency {
 
 /// How many records are read at once for their results.
 const INPUTS_BATCH: usize = 64;
+
+/// What is kept of a task.
+#[derive(Debug)]
+pub enum Kept {
+    /// Its record.
+    Record(Box<Record>),
+    /// Nothing, or what its group does not tell of yet.
+    Nothing,
+    /// Something that is no record; somebody wrote past the functions.
+    Damaged,
+}
 
 /// Results by name as a JSON object.
 #[must_use]
@@ -53,8 +64,41 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`].
+    /// Any [`StoreError`]; [`StoreError::Protocol`] when one of them is damaged.
     pub async fn tasks(&self, ids: &[TaskId]) -> Result<Vec<Option<Record>>, StoreError> {
+        let kept = self.kept(ids).await?;
+        kept.into_iter()
+            .map(|kept| match kept {
+                Kept::Record(record) => Ok(Some(*record)),
+                Kept::Nothing => Ok(None),
+                Kept::Damaged => Err(StoreError::Protocol("task record")),
+            })
+            .collect()
+    }
+
+    /// The same, for those who can do without a record that is damaged.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn kept(&self, ids: &[TaskId]) -> Result<Vec<Kept>, StoreError> {
+        match self.kept_in_one_go(ids).await {
+            // Under the key of one of them is no record at all.
+            Err(error) if error.is_wrong_type() && ids.len() > 1 => {}
+            Err(error) if error.is_wrong_type() => return Ok(vec![Kept::Damaged]),
+            kept => return kept,
+        }
+        let mut kept = Vec::with_capacity(ids.len());
+        for id in ids {
+            kept.push(match self.kept_in_one_go(&[*id]).await {
+                Err(error) if error.is_wrong_type() => Kept::Damaged,
+                one => one?.pop().unwrap_or(Kept::Nothing),
+            });
+        }
+        Ok(kept)
+    }
+
+    async fn kept_in_one_go(&self, ids: &[TaskId]) -> Result<Vec<Kept>, StoreError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -64,15 +108,15 @@ impl Store {
             pipeline.cmd("GET").arg(self.keys().task(*id));
         }
         let values = self.send_all(&pipeline).await?;
-        ids.iter()
-            .zip(values)
-            .map(|(id, value)| match bytes(&value) {
-                Some(raw) => Record::parse(*id, raw)
-                    .map(|record| (!record.is_staged).then_some(record))
-                    .map_err(|_| StoreError::Protocol("task record")),
-                None => Ok(None),
-            })
-            .collect()
+        let kept = ids.iter().zip(values).map(|(id, value)| match bytes(&value) {
+            None => Kept::Nothing,
+            Some(raw) => match Record::parse(*id, raw) {
+                Ok(record) if record.is_staged => Kept::Nothing,
+                Ok(record) => Kept::Record(Box::new(record)),
+                Err(DamagedRecord) => Kept::Damaged,
+            },
+        });
+        Ok(kept.collect())
     }
 
     /// What a task waits for or waited for: the task, the name of the input, and whether it is still waited for.

@@ -8,6 +8,7 @@
 //! Pages are no snapshot: a task that moves between two of them may be in both, or in neither.
 
 use super::cursor::{Cursor, InvalidCursor, Place, Shelf};
+use super::inspect::Kept;
 use super::record::Record;
 use super::reply::{integer, items, string, text};
 use super::{Store, StoreError};
@@ -89,6 +90,8 @@ impl TaskQuery {
 pub struct RecordPage {
     /// The tasks.
     pub records: Vec<Record>,
+    /// Those that stand where the page looked, and whose records can not be read.
+    pub damaged: Vec<TaskId>,
     /// Where the next page begins; `None` after the last.
     pub next: Option<Cursor>,
 }
@@ -168,7 +171,11 @@ impl Store {
             Some(_) => return Err(InvalidCursor.into()),
             None => self.first_place(query).await?,
         };
-        let mut records = Vec::new();
+        let mut page = RecordPage {
+            records: Vec::new(),
+            damaged: Vec::new(),
+            next: None,
+        };
         let mut full_at = None;
         let (mut entries, mut bytes) = (0, 0);
         loop {
@@ -176,31 +183,41 @@ impl Store {
             entries += batch.entries.max(1);
             for chunk in batch.found.chunks(RECORDS) {
                 let ids: Vec<TaskId> = chunk.iter().map(|(_, id, _)| *id).collect();
-                for ((behind, _, sign), record) in chunk.iter().zip(self.tasks(&ids).await?) {
+                for ((behind, id, sign), kept) in chunk.iter().zip(self.kept(&ids).await?) {
                     let newest_ms = behind.newest_ms();
-                    let Some(record) = record
-                        .filter(|record| query.fits(record))
-                        .filter(|record| sign.as_ref().is_none_or(|sign| sign.lists(record, newest_ms)))
-                    else {
-                        continue;
+                    let record = match kept {
+                        Kept::Record(record)
+                            if query.fits(&record)
+                                && sign.as_ref().is_none_or(|sign| sign.lists(&record, newest_ms)) =>
+                        {
+                            Some(*record)
+                        }
+                        Kept::Record(_) | Kept::Nothing => continue,
+                        // Nobody can tell whether it fits, and each of its events leads to it.
+                        Kept::Damaged if page.damaged.contains(id) => continue,
+                        Kept::Damaged => None,
                     };
                     // One more than wanted is looked for, so that the last page knows that it is the last.
-                    if full_at.is_some() {
-                        let next = full_at.map(Cursor);
-                        return Ok(RecordPage { records, next });
+                    if let Some(full_at) = full_at {
+                        page.next = Some(Cursor(full_at));
+                        return Ok(page);
                     }
-                    bytes += record.bytes();
-                    records.push(record);
-                    if records.len() >= query.limit || bytes >= PAGE_BYTES {
+                    if let Some(record) = record {
+                        bytes += record.bytes();
+                        page.records.push(record);
+                    } else {
+                        page.damaged.push(*id);
+                    }
+                    if page.records.len() + page.damaged.len() >= query.limit || bytes >= PAGE_BYTES {
                         full_at = Some(behind.clone());
                     }
                 }
             }
             match batch.next {
-                None => return Ok(RecordPage { records, next: None }),
+                None => return Ok(page),
                 Some(next) if entries >= ENTRIES_MAX => {
-                    let next = Some(Cursor(full_at.unwrap_or(next)));
-                    return Ok(RecordPage { records, next });
+                    page.next = Some(Cursor(full_at.unwrap_or(next)));
+                    return Ok(page);
                 }
                 Some(next) => place = next,
             }
@@ -399,7 +416,12 @@ impl Store {
         };
         let mut command = redis::cmd("XRANGE");
         command.arg(key).arg(begin).arg(end).arg("COUNT").arg(BATCH);
-        let found = super::inbound::entries(self.send(&command).await?).ok_or(StoreError::Protocol("XRANGE"))?;
+        let answer = match self.send(&command).await {
+            // No stream, so there is nothing in it.
+            Err(error) if error.is_wrong_type() => return Ok(Vec::new()),
+            answer => answer?,
+        };
+        let found = super::inbound::entries(answer).ok_or(StoreError::Protocol("XRANGE"))?;
         Ok(found
             .into_iter()
             .map(|entry| {

@@ -640,6 +640,14 @@ async fn a_task_explains_itself() {
         .write(&[format!(r#"HSET {P}paused default {{"actor":"ann"}}"#)])
         .await;
     assert_eq!(explain(scene.waiting).await["reason"], "queue_paused");
+    let told = Cli::on(&scene.redis, &["task", "explain", &scene.waiting.to_string()])
+        .run()
+        .await
+        .expect(0);
+    assert!(
+        told.out.contains("by ann") && told.out.contains("actor ann") && !told.out.contains('{'),
+        "{told:?}"
+    );
     scene
         .write(&[
             format!("DEL {P}paused"),
@@ -819,6 +827,8 @@ async fn a_replica_refuses_a_redis_that_would_lose_tasks() {
         .expect(1)
         .json();
     assert!(sick["checks"].to_string().contains("allkeys-lru"), "{sick}");
+    let told = Cli::on(&redis, &["doctor"]).run().await.expect(1);
+    assert_eq!(told.out.matches("noeviction").count(), 1, "{told:?}");
 
     let () = redis.ask(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
     let other = TestRedis::start().await;

@@ -77,7 +77,15 @@ async fn a_dead_letter_is_listed_shown_requeued_and_discarded() {
         json!({ "message": "no luck", "permanent": true })
     );
     let shown = Cli::on(&redis, &["dlq", "show", &letters[0]]).run().await.expect(0);
-    assert!(shown.out.contains("no luck"), "{shown:?}");
+    let attempt = shown.out.lines().find(|line| line.starts_with("attempt")).unwrap();
+    assert!(
+        attempt.contains(" 1 on r-") && attempt.ends_with("handler_error: no luck"),
+        "{attempt}"
+    );
+    assert!(
+        shown.out.lines().any(|line| line.ends_with("  handler_error: no luck")),
+        "{shown:?}"
+    );
 
     let words = ["dlq", "requeue", &letters[0], "--retry", "quick"];
     let report = Cli::on(&redis, &words)

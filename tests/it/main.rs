@@ -21,6 +21,7 @@ mod cli;
 mod clock;
 mod command_handler;
 mod crash;
+mod damage;
 mod dead_letters;
 mod deploy;
 mod detached;

@@ -152,7 +152,8 @@ pub async fn examine(
         );
         return Ok((checks.finish(), findings));
     }
-    groups(&mut checks, store, &mut findings).await?;
+    let wrong = streams(&mut checks, store).await?;
+    groups(&mut checks, store, &mut findings, &wrong).await?;
     members(&mut checks, store, &mut findings).await?;
     let (report, audits) = audit::audit(store, Scope::Store, progress).await?;
     findings.audits = audits;
@@ -163,19 +164,15 @@ pub async fn examine(
 
 fn server(checks: &mut Checks, health: &Health, expectations: Expectations) {
     match health.too_old() {
-        Some(problem) => checks.fail("version", problem.to_string(), "install redis 7.0 or newer, or valkey"),
+        Some(problem) => checks.fail("version", problem.fault(), problem.remedy()),
         None => checks.ok("version", health.version()),
     }
     match health.read_only() {
-        Some(problem) => checks.fail("role", problem.to_string(), "set redis.url to the primary's address"),
+        Some(problem) => checks.fail("role", problem.fault(), problem.remedy()),
         None => checks.ok("role", "primary, takes writes"),
     }
     match health.evicts() {
-        Some(problem) => checks.fail(
-            "eviction",
-            problem.to_string(),
-            "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in its configuration file",
-        ),
+        Some(problem) => checks.fail("eviction", problem.fault(), problem.remedy()),
         None if health.tells_policy() => checks.ok("eviction", "maxmemory-policy is noeviction"),
         None => checks.warn(
             "eviction",
@@ -337,7 +334,30 @@ async fn is_set_up(store: &Store) -> Result<bool, StoreError> {
     Ok(true)
 }
 
-async fn groups(checks: &mut Checks, store: &Store, findings: &mut Findings) -> Result<(), StoreError> {
+/// Streams of tasks under whose keys something else stands.
+async fn streams(checks: &mut Checks, store: &Store) -> Result<Vec<String>, StoreError> {
+    let mut wrong = Vec::new();
+    for partition in store.partitions() {
+        wrong.extend(store.statistics(partition).await?.wrong_streams);
+    }
+    if wrong.is_empty() {
+        checks.ok("streams", "nothing else stands under the key of a stream");
+    } else {
+        checks.fail(
+            "streams",
+            format!("no stream under the key of one, so its tasks wait: {}", named(&wrong)),
+            "look what it is, redis-cli RENAME or DEL it, then `waooaw doctor --repair`",
+        );
+    }
+    Ok(wrong)
+}
+
+async fn groups(
+    checks: &mut Checks,
+    store: &Store,
+    findings: &mut Findings,
+    wrong: &[String],
+) -> Result<(), StoreError> {
     let mut missing = Vec::new();
     for stream in [store.keys().triggers(), store.keys().commands()] {
         if store.inbound_holders(&stream).await?.is_none() {
@@ -346,8 +366,10 @@ async fn groups(checks: &mut Checks, store: &Store, findings: &mut Findings) -> 
     }
     for partition in store.partitions() {
         for stream in store.task_streams(partition).await? {
-            if store.task_holders(partition, &stream).await?.is_none() && stream.starts_with("queue:") {
-                missing.push(store.keys().behind(partition, &stream));
+            let key = store.keys().behind(partition, &stream);
+            let is_missing = store.task_holders(partition, &stream).await?.is_none() && stream.starts_with("queue:");
+            if is_missing && !wrong.contains(&key) {
+                missing.push(key);
             }
         }
     }

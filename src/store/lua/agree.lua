@@ -67,7 +67,7 @@ do
   end
 
   local function has_entry(stream, entry, id)
-    local found = redis.call('XRANGE', stream, entry, entry)[1]
+    local found = STREAM.range(stream, entry, entry, 1)[1]
     return found and found[2] and found[2][2] == id
   end
 
@@ -151,7 +151,7 @@ do
 
   -- The same about an entry that a consumer holds.
   pending_disagreement = function(ctx, stream, entry, consumer)
-    local found = redis.call('XRANGE', stream, entry, entry)[1]
+    local found = STREAM.range(stream, entry, entry, 1)[1]
     local id = found and found[2] and found[2][2]
     if not id then return 'no_entry', '', '' end
     local word, detail = entry_disagreement(ctx, stream, entry, id)

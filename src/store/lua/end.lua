@@ -203,7 +203,7 @@ local function cancel_task(ctx, id, raw, h, reason, cause, members, root)
     elseif h[PLACE] ~= BLOCKED then
       if h[PLACE] == PARKED then ctx.count.parked = ctx.count.parked - 1 end
       if h[PLACE] == AGENT.PLACE then ctx.count.handing = ctx.count.handing - 1 end
-      redis.call('XDEL', stream_of(ctx, h, queue, head), entry_id(ctx, h))
+      STREAM.call('XDEL', stream_of(ctx, h, queue, head), entry_id(ctx, h))
     end
   end
   count_end(ctx, id, h, CANCELLED, group, step, nil, root)

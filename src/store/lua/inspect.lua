@@ -36,7 +36,7 @@ local function measure(ctx, facts)
   for _, name in ipairs(redis.call('SMEMBERS', ctx.prefix .. 'parks')) do
     for rank = 0, 3 do
       local stream = park_stream(ctx, name, rank)
-      local length = redis.call('XLEN', stream)
+      local length = STREAM.call('XLEN', stream) or 0
       local summary = length > 0 and redis.pcall('XPENDING', stream, GROUP)
       parked = parked + length - (summary and not summary.err and summary[1] or 0)
     end
@@ -45,7 +45,7 @@ local function measure(ctx, facts)
     for rank = 0, 3 do
       local stream = AGENT.stream(ctx, queue, rank)
       local summary = redis.pcall('XPENDING', stream, GROUP)
-      handing = handing + redis.call('XLEN', stream) - (not summary.err and summary[1] or 0)
+      handing = handing + (STREAM.call('XLEN', stream) or 0) - (not summary.err and summary[1] or 0)
     end
   end
   local function fact(name, value)
@@ -120,7 +120,7 @@ local function survey(keys, args)
   local what, stream, cursor, limit = args[2], ctx.prefix .. args[3], args[4], tonumber(args[5])
   local rows, looked, next_cursor = {}, 0, ''
   if what == 'entries' then
-    local found = redis.call('XRANGE', stream, cursor == '' and '-' or '(' .. cursor, '+', 'COUNT', limit)
+    local found = STREAM.range(stream, cursor == '' and '-' or '(' .. cursor, '+', limit)
     for _, entry in ipairs(found) do
       local id = entry[2] and entry[2][2]
       local word, detail = entry_disagreement(ctx, stream, entry[1], id)

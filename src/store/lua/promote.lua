@@ -20,6 +20,10 @@ local function promote(keys, args)
   local ids = redis.call('ZRANGEBYSCORE', timers, '-inf', ctx.now, 'LIMIT', 0, args[2])
   local keys_of_ids, again, lost = task_keys(ctx, ids), {}, 0
   local records = load_records(keys_of_ids)
+  -- First, since what is done with a task may set it another.
+  for first = 1, #ids, CHUNK do
+    redis.call('ZREM', timers, unpack(ids, first, math.min(first + CHUNK - 1, #ids)))
+  end
   for i, id in ipairs(ids) do
     local raw = records[i]
     local h = read_header(raw)
@@ -37,9 +41,6 @@ local function promote(keys, args)
         lost = lost + 1
       end
     end
-  end
-  for first = 1, #ids, CHUNK do
-    redis.call('ZREM', timers, unpack(ids, first, math.min(first + CHUNK - 1, #ids)))
   end
   for first = 1, #again, CHUNK do
     redis.call('ZADD', timers, unpack(again, first, math.min(first + CHUNK - 1, #again)))

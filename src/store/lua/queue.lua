@@ -8,6 +8,32 @@ a name of which as many run as may.
 local RANKS = { [0] = 'high', 'normal', 'low', 'background' }
 local GROUP = 'workers'
 
+--[[
+Something else than a stream may stand under a stream's key: somebody wrote past the functions. That must not keep what has
+nothing to do with it. To readers such a stream is empty; a task that is to enter it waits for its time and tries again. The
+statistics tell of it, so that replicas and `doctor` can.
+]]
+local STREAM = {}
+-- How long such a task waits.
+STREAM.PAUSE_MS = 5000
+
+-- Calls a command of streams; nil where something else stands under the key.
+function STREAM.call(...)
+  local reply = redis.pcall(...)
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  if not string.find(reply.err, 'WRONGTYPE', 1, true) then error(reply) end
+  return nil
+end
+
+-- Entries of a stream, up to `count`.
+function STREAM.range(key, from, to, count) return STREAM.call('XRANGE', key, from, to, 'COUNT', count) or {} end
+
+function STREAM.put_off(ctx, id, h, queue)
+  h[PLACE] = DELAYED
+  aside(ctx, queue, h[RANK], 1)
+  redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', ctx.now + STREAM.PAUSE_MS), id)
+end
+
 local function queue_stream(ctx, queue, rank)
   local ranks = ctx.streams[queue]
   if not ranks then
@@ -57,7 +83,7 @@ local function all_streams(ctx)
 end
 
 local function task_of_entry(stream, id)
-  local entry = redis.call('XRANGE', stream, id, id)[1]
+  local entry = STREAM.range(stream, id, id, 1)[1]
   return entry and entry[2] and entry[2][2]
 end
 
@@ -129,10 +155,10 @@ local function next_entry(ctx)
   return entry_text(ctx, count.entry_ms, count.entry_seq)
 end
 
--- Adds an entry under a number. Behind an outsider's that is numbered higher, Redis numbers it.
+-- Adds an entry under a number. Behind an outsider's that is numbered higher, Redis numbers it. Nil where there can be none.
 local function add_entry(stream, number, id)
   local reply = redis.pcall('XADD', stream, number, 't', id)
-  if reply.err then reply = redis.call('XADD', stream, '*', 't', id) end
+  if reply.err then reply = STREAM.call('XADD', stream, '*', 't', id) end
   return reply
 end
 
@@ -141,12 +167,16 @@ local function enqueue(ctx, id, h, queue)
   ensure_queue(ctx, queue)
   if h[FLAGS] >= AGENT.FOR and has(h, AGENT.FOR) then
     AGENT.ensure(ctx, queue)
-    set_entry(h, add_entry(AGENT.stream(ctx, queue, h[RANK]), next_entry(ctx), id))
+    local handed = add_entry(AGENT.stream(ctx, queue, h[RANK]), next_entry(ctx), id)
+    if not handed then return STREAM.put_off(ctx, id, h, queue) end
+    set_entry(h, handed)
     h[PLACE] = AGENT.PLACE
     ctx.count.handing = ctx.count.handing + 1
     return aside(ctx, queue, h[RANK], 1)
   end
-  set_entry(h, add_entry(queue_stream(ctx, queue, h[RANK]), next_entry(ctx), id))
+  local entry = add_entry(queue_stream(ctx, queue, h[RANK]), next_entry(ctx), id)
+  if not entry then return STREAM.put_off(ctx, id, h, queue) end
+  set_entry(h, entry)
   h[PLACE] = QUEUED
   ctx.fresh[id] = true
 end
@@ -172,7 +202,7 @@ local function retire(ctx)
     local ids = {}
     for i = 1, #list, 2 do ids[#ids + 1] = entry_text(ctx, list[i], list[i + 1]) end
     for first = 1, #ids, CHUNK do
-      redis.call('XACK', stream, GROUP, unpack(ids, first, math.min(first + CHUNK - 1, #ids)))
+      STREAM.call('XACK', stream, GROUP, unpack(ids, first, math.min(first + CHUNK - 1, #ids)))
     end
     local pending = redis.pcall('XPENDING', stream, GROUP, '-', '+', 1)
     local oldest_ms, oldest_seq = math.huge, 0
@@ -192,9 +222,9 @@ local function retire(ctx)
         behind[#behind + 1] = ids[(i + 1) / 2]
       end
     end
-    if last_ms >= 0 then redis.call('XTRIM', stream, 'MINID', '=', entry_text(ctx, last_ms, last_seq + 1)) end
+    if last_ms >= 0 then STREAM.call('XTRIM', stream, 'MINID', '=', entry_text(ctx, last_ms, last_seq + 1)) end
     for first = 1, #behind, CHUNK do
-      redis.call('XDEL', stream, unpack(behind, first, math.min(first + CHUNK - 1, #behind)))
+      STREAM.call('XDEL', stream, unpack(behind, first, math.min(first + CHUNK - 1, #behind)))
     end
   end
   ctx.retired = {}

@@ -23,13 +23,13 @@ local function drop_entries(ctx, stream, ids)
     local last = math.min(first + CHUNK - 1, #ids)
     -- There may be no group.
     redis.pcall('XACK', stream, GROUP, unpack(ids, first, last))
-    redis.call('XDEL', stream, unpack(ids, first, last))
+    STREAM.call('XDEL', stream, unpack(ids, first, last))
   end
 end
 
 local function repair_entries(ctx, name, cursor, limit)
   local stream, gone = ctx.prefix .. name, {}
-  local found = redis.call('XRANGE', stream, cursor == '' and '-' or '(' .. cursor, '+', 'COUNT', limit)
+  local found = STREAM.range(stream, cursor == '' and '-' or '(' .. cursor, '+', limit)
   for _, entry in ipairs(found) do
     if entry_disagreement(ctx, stream, entry[1], entry[2] and entry[2][2]) then gone[#gone + 1] = entry[1] end
   end
@@ -133,7 +133,7 @@ local function repair_task(ctx, id)
     return true
   else
     -- What is left of its entry, held or passed over, goes: the new one is the one.
-    if redis.call('XDEL', stream, entry_id(ctx, h)) == 1 and h[PLACE] == PARKED then
+    if STREAM.call('XDEL', stream, entry_id(ctx, h)) == 1 and h[PLACE] == PARKED then
       -- It counted as parked, and will not.
       ctx.count.parked = math.max(0, ctx.count.parked - 1)
     end

@@ -8,7 +8,7 @@ Returns { 'ok', counters (name, value, ...), queues ({ name, { waiting, running 
         or -1, ended in the last 60 s, dead letters, replicas ({ id, field, value, ... } with the tasks that each holds as
         field `running`), aside (rank and queue, tasks that wait elsewhere, ...), paused (queue, who and why, ...), since when
         the oldest task of each rank could start (ms or -1; not of paused queues), workflows and sagas under way and ended
-        (name, count, ...; see group.lua) }
+        (name, count, ...; see group.lua), streams under whose keys something else stands }
         | { 'schema', found }. Writes nothing. O(queues + replicas).
 ]]
 -- How many delayed tasks are looked at for the oldest one: those that are due next.
@@ -43,14 +43,18 @@ local function statistics(keys, args)
       counters[#counters + 1] = value
     end
   end
-  local queues, oldest, held, ready = {}, -1, {}, { -1, -1, -1, -1 }
+  local queues, oldest, held, ready, wrong = {}, -1, {}, { -1, -1, -1, -1 }, {}
   local paused, is_paused = redis.call('HGETALL', ctx.prefix .. 'paused'), {}
   for i = 1, #paused, 2 do is_paused[paused[i]] = true end
   local desks = {}
   for _, name in ipairs(redis.call('SMEMBERS', ctx.prefix .. 'desks')) do desks[name] = true end
   -- How much of a stream waits and runs, and since when.
   local function look(stream)
-    local length = redis.call('XLEN', stream)
+    local length = STREAM.call('XLEN', stream)
+    if not length then
+      wrong[#wrong + 1] = stream
+      length = 0
+    end
     local summary = length > 0 and redis.pcall('XPENDING', stream, GROUP)
     local running = summary and not summary.err and summary[1] or 0
     if running > 0 then
@@ -102,7 +106,7 @@ local function statistics(keys, args)
     replicas[#replicas + 1] = row
   end
   return { 'ok', counters, queues, oldest, recent, redis.call('ZCARD', ctx.prefix .. 'dead'), replicas,
-    redis.call('HGETALL', ctx.prefix .. 'aside'), paused, ready, redis.call('HGETALL', ctx.prefix .. 'groups') }
+    redis.call('HGETALL', ctx.prefix .. 'aside'), paused, ready, redis.call('HGETALL', ctx.prefix .. 'groups'), wrong }
 end
 
 register('statistics', statistics, LOOKS)

@@ -134,7 +134,7 @@ end
 
 -- When the first entry of a stream entered it, ms; nil when it is empty. No waiting entry is older.
 local function oldest_waiting(key)
-  local first = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+  local first = STREAM.range(key, '-', '+', 1)[1]
   if not first then return nil end
   return tonumber(string.match(first[1], '^%d+'))
 end
@@ -150,7 +150,7 @@ local function head_of(key)
     for i = 1, #group, 2 do fields[group[i]] = group[i + 1] end
     if fields['name'] == GROUP then from = '(' .. fields['last-delivered-id'] end
   end
-  local head = redis.call('XRANGE', key, from, '+', 'COUNT', 1)[1]
+  local head = STREAM.range(key, from, '+', 1)[1]
   return head and head[1]
 end
 
@@ -230,10 +230,15 @@ local function start(ctx, request, entries, stream, started)
         make_group(park)
         redis.call('SADD', ctx.prefix .. 'parks', park_name)
         -- With its old number, so that it keeps its place among what waits longer or shorter.
-        set_entry(h, add_entry(park, entry[1], id))
-        h[PLACE] = PARKED
-        aside(ctx, queue, h[RANK], 1)
-        ctx.count.parked = ctx.count.parked + 1
+        local parked = add_entry(park, entry[1], id)
+        if parked then
+          set_entry(h, parked)
+          h[PLACE] = PARKED
+          aside(ctx, queue, h[RANK], 1)
+          ctx.count.parked = ctx.count.parked + 1
+        else
+          STREAM.put_off(ctx, id, h, queue)
+        end
         ctx.fresh[id] = true
         save(ctx, keys[i], raw, h)
         if not can_start(ctx, request, stream, name) then ring(ctx, 'parked', name) end
@@ -310,7 +315,7 @@ end
 local function take_in_order(ctx, request, streams, wanted, started)
   local waiting = {}
   for _, stream in ipairs(streams) do
-    local head = redis.call('XLEN', stream.key) > 0 and head_of(stream.key)
+    local head = (STREAM.call('XLEN', stream.key) or 0) > 0 and head_of(stream.key)
     if head then
       stream.head = head
       waiting[#waiting + 1] = stream

@@ -105,6 +105,9 @@ local function forget_streams(streams, oldest)
       if fields['length'] > 0 or entry_numbers(fields['last-generated-id']) > oldest then return false end
       local pending = redis.pcall('XPENDING', streams[rank], GROUP)
       if not pending.err and pending[1] > 0 then return false end
+    elseif string.find(info.err, 'WRONGTYPE', 1, true) then
+      -- Whatever it is, it is somebody's.
+      return false
     end
   end
   redis.call('UNLINK', streams[0], streams[1], streams[2], streams[3])
