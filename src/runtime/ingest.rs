@@ -42,6 +42,8 @@ const READ_WAIT: Duration = Duration::from_secs(1);
 const READ_BYTES: usize = 4 << 20;
 /// How many bytes of triggers one call makes tasks of, so that no call keeps Redis for long.
 const CREATE_BYTES: usize = 1 << 20;
+/// How many dependencies the triggers have of which one call makes tasks, where each has fewer.
+const CREATE_EDGES: usize = 500;
 /// How long to wait for room in a full queue before asking again; room made by this replica wakes earlier.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 /// The fewest triggers that are tried at once while the queue is full.
@@ -423,7 +425,13 @@ impl Acting {
         let mut asker = Asker::Stream;
         let mut batch = tasks.len();
         while !tasks.is_empty() {
-            batch = batch.clamp(FULL_BATCH, READ_BATCH).min(within(&entries, CREATE_BYTES));
+            batch = batch
+                .clamp(FULL_BATCH, READ_BATCH)
+                .min(within(entries.iter().map(Entry::bytes), CREATE_BYTES))
+                .min(within(
+                    tasks.iter().map(|task| task.trigger.dependencies.len()),
+                    CREATE_EDGES,
+                ));
             let appetite = run.spare_appetite();
             let offered = appetite.slots.clone();
             let tried = &tasks[..batch];
@@ -621,12 +629,12 @@ fn correlation<'a>(envelope: &'a Envelope<'_>) -> &'a str {
     envelope.correlation_id.as_deref().unwrap_or(&envelope.event_id)
 }
 
-/// How many entries from the first on have at most so many bytes together; at least one.
-fn within(entries: &[Entry], bytes: usize) -> usize {
+/// How many from the first on are at most so much together; at least one.
+fn within(sizes: impl Iterator<Item = usize>, most: usize) -> usize {
     let mut sum = 0;
-    let fitting = entries.iter().take_while(|entry| {
-        sum += entry.bytes();
-        sum <= bytes
+    let fitting = sizes.take_while(|size| {
+        sum += size;
+        sum <= most
     });
     fitting.count().max(1)
 }

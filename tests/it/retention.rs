@@ -75,7 +75,7 @@ async fn forget_last_notice(redis: &TestRedis) {
     redis.ask::<usize>(&["HDEL", META, "told_ms"]).await;
 }
 
-/// All keys but those that are there for a reason of their own: the numbers of the last minute.
+/// All keys but those that are there for a reason of their own: the numbers of the last minute, and what wakes replicas.
 async fn keys(redis: &TestRedis) -> BTreeSet<String> {
     let keys: BTreeSet<String> = redis.ask(&["KEYS", "*"]).await;
     let is_bounded = |key: &String| ["waooaw:{0}:rate", "waooaw:{0}:ready"].contains(&key.as_str());

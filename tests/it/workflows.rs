@@ -313,6 +313,31 @@ async fn a_thousand_children_that_are_triggered_before_their_parents() {
     check_all_ended(&redis).await;
 }
 
+#[tokio::test]
+async fn a_trigger_may_depend_on_thousands() {
+    let redis = TestRedis::start().await;
+    let () = redis.ask(&["CONFIG", "SET", "slowlog-log-slower-than", "5000"]).await;
+    let _replica = redis.replica().start().await;
+    let parents: Vec<String> = (0..2_000).map(|number| format!("p{number}")).collect();
+
+    let of = |key: &str| json!({ "task_name": "noop", "workflow_id": "wide", "key": key });
+    redis
+        .trigger_all(parents.iter().map(|key| (key.clone(), of(key))))
+        .await;
+    let mut child = of("child");
+    child["dependencies"] = json!(parents);
+    redis.trigger_all([("child".to_owned(), child)]).await;
+    let mut log = redis.log().await;
+    log.until_count("task.completed", parents.len() + 1).await;
+
+    let names: Vec<&str> = parents.iter().map(String::as_str).collect();
+    let mut graph = edges(&[("child", &names)]);
+    graph.extend(parents.iter().map(|key| (key.clone(), Vec::new())));
+    check_edges(&log, "wide", &graph);
+    let slow = slow_calls(&redis).await;
+    assert!(slow.iter().all(|call| call.0 < 50_000), "slow calls: {slow:?}");
+}
+
 /// A graph of up to 30 nodes, in any order, from a seed.
 fn random_graph(seed: u64) -> Vec<(String, Vec<String>)> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

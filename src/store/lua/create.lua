@@ -42,19 +42,26 @@ local function parse_routing(text)
   return routing
 end
 
--- Finds what a task depends on: a list of { id, name, header, raw }, or nil and the name that is not known.
+-- Finds what a task depends on: a list of { id, name, h, raw }, or nil and the name that is not known.
 local function resolve(ctx, routing)
-  local found = {}
+  local names, group = routing.depends_on, routing.group or ''
+  local found, keys = {}, group ~= '' and ctx.prefix .. 'keys:' .. group
   flush(ctx)
-  for _, name in ipairs(routing.depends_on) do
-    local id = routing.group and redis.call('HGET', ctx.prefix .. 'keys:' .. routing.group, name)
-    if not id and #name == 36 then id = name end
-    local raw = id and load_record(ctx, id)
-    local h = read_header(raw)
-    if not h then return nil, name end
-    local _, _, _, _, group = read_body(raw)
-    if group ~= (routing.group or '') or has(h, IS_STEP) or has(h, IS_COMPENSATION) then return nil, name end
-    found[#found + 1] = { id = id, name = name, h = h, raw = raw }
+  for first = 1, #names, CHUNK do
+    local last = math.min(first + CHUNK - 1, #names)
+    local ids = keys and redis.call('HMGET', keys, unpack(names, first, last)) or {}
+    for i = first, last do
+      -- What names none may be an id; what is none of these either names nothing.
+      local name = names[i]
+      ids[i - first + 1] = ids[i - first + 1] or (#name == 36 and name or '')
+    end
+    for i, raw in ipairs(load_records(task_keys(ctx, ids))) do
+      local h, name = read_header(raw), names[first + i - 1]
+      if not h then return nil, name end
+      local _, _, _, _, its_group = read_body(raw)
+      if its_group ~= group or has(h, IS_STEP) or has(h, IS_COMPENSATION) then return nil, name end
+      found[#found + 1] = { id = ids[i], name = name, h = h, raw = raw }
+    end
   end
   return found
 end
@@ -71,8 +78,10 @@ local function depend(ctx, id, h, routing, parents)
       left = left + 1
       blocked[#blocked + 1] = '"' .. parent.id .. '"'
       redis.call('RPUSH', dependents_key(ctx, parent.id), id)
-      redis.call('SETRANGE', task_key(ctx, parent.id), FLAGS_AT,
-        struct.pack(FLAGS_FORM, bit.bor(parent.h[FLAGS], HAS_DEPENDENTS)))
+      if not has(parent.h, HAS_DEPENDENTS) then
+        redis.call('SETRANGE', task_key(ctx, parent.id), FLAGS_AT,
+          struct.pack(FLAGS_FORM, bit.bor(parent.h[FLAGS], HAS_DEPENDENTS)))
+      end
     elseif state ~= COMPLETED and not has(h, RUNS_ANYWAY) then
       failed = failed or root_of(parent.raw, parent.h) or parent.id
     end
