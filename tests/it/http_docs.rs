@@ -138,13 +138,6 @@ fn every_route_has_a_command_on_the_http_page() {
         .collect();
     let document = waooaw_orchestration::service::openapi();
     for (template, operations) in document["paths"].as_object().unwrap() {
-        // What works for a queue has a page of its own.
-        if ["/claim", "/heartbeat", "/complete", "/fail"]
-            .iter()
-            .any(|end| template.ends_with(end))
-        {
-            continue;
-        }
         let fits = |path: &str| {
             let (parts, known): (Vec<&str>, Vec<&str>) = (path.split('/').collect(), template.split('/').collect());
             parts.len() == known.len()
