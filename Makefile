@@ -50,6 +50,7 @@ shell: ## check the shell scripts
 	bash -n .ci/run
 	@if command -v shellcheck >/dev/null 2>&1; then echo shellcheck; shellcheck $(SCRIPTS) .ci/run; fi
 	sh scripts/test-get-redis.sh
+	sh scripts/test-get-deploy-tools.sh
 
 .PHONY: unit
 unit: rust ## unit tests, and the house rules that are read from the sources

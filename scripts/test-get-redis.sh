@@ -1,37 +1,22 @@
 #!/bin/sh
-# Tests get-redis.sh against stand-ins for servers and package managers, in a folder of their own:
-# nothing is installed, and nothing outside that folder is read or written.
-#
-# Every case gets an empty PATH folder with the few tools that the script uses. Stand-ins write the
-# words they were called with to $case_dir/calls; a manager "installs" by adding a server to PATH.
+# Tests get-redis.sh against stand-ins for servers and package managers (see stand-ins.sh), in a folder of their own: nothing is
+# installed, and nothing outside that folder is read or written. A manager "installs" by adding a server to PATH.
 #
 # shellcheck disable=SC2016 # the stand-ins expand their own variables
 set -eu
 
 script=$(cd "$(dirname "$0")" && pwd)/get-redis.sh
-top=$(mktemp -d)
-trap 'rm -rf "$top"' EXIT
-failures=0
-shell=$(command -v sh)
+tools='cat chmod env grep head mkdir rm sed sh'
+# shellcheck source=scripts/stand-ins.sh
+. "${script%/*}/stand-ins.sh"
 
 # new_case NAME: an empty system, in which we are root.
 new_case() {
-    case_name=$1
-    case_dir=$top/$(printf '%s' "$1" | tr -c 'a-z0-9' '-')
-    bin=$case_dir/bin
+    empty_case "$1"
     policy=$case_dir/root/usr/sbin/policy-rc.d
-    mkdir -p "$bin" "${policy%/*}"
-    : >"$case_dir/calls"
-    for tool in cat chmod env grep head mkdir rm sed sh; do
-        ln -s "$(command -v "$tool")" "$bin/$tool"
-    done
+    mkdir -p "${policy%/*}"
+    more="policy=$policy"
     program id 'echo 0'
-}
-
-# program NAME BODY: puts a stand-in on the PATH of the case.
-program() {
-    printf '#!%s\nbin=%s policy=%s calls=%s\n%s\n' "$shell" "$bin" "$policy" "$case_dir/calls" "$2" >"$bin/$1"
-    chmod 755 "$bin/$1"
 }
 
 server() { program "$1" "echo \"$2 server v=$3 sha=00000000:0 malloc=libc bits=64\""; }
@@ -62,20 +47,6 @@ run() {
     status=0
     out=$(PATH=$bin GET_REDIS_ROOT=$case_dir/root "$shell" "$script" 2>"$case_dir/err") || status=$?
 }
-
-fail() {
-    failures=$((failures + 1))
-    printf 'FAILED %s: %s\n' "$case_name" "$1" >&2
-    sed 's/^/    /' "$case_dir/err" "$case_dir/calls" >&2
-}
-
-expect() { # expect STATUS OUTPUT
-    [ "$status" -eq "$1" ] || fail "status $status instead of $1"
-    [ "$out" = "$2" ] || fail "printed '$out' instead of '$2'"
-}
-expect_call() { grep -qF -- "$1" "$case_dir/calls" || fail "no call '$1'"; }
-expect_no_call() { ! grep -qF -- "$1" "$case_dir/calls" || fail "call '$1'"; }
-expect_said() { grep -qF -- "$1" "$case_dir/err" || fail "did not say '$1'"; }
 
 new_case 'a server that is there is used and nothing is installed'
 server redis-server Redis 7.0.15
@@ -214,8 +185,4 @@ run
 expect 1 ''
 expect_said 'none of apt-get, dnf, apk, pacman and brew is here'
 
-if [ "$failures" -ne 0 ]; then
-    echo "get-redis.sh: $failures failures" >&2
-    exit 1
-fi
-echo 'get-redis.sh: all cases pass'
+finish get-redis.sh
