@@ -3,6 +3,8 @@
 //! One code for programs, one sentence for people, and details by name. Nothing is guessed from times: each reason is
 //! read from what the functions themselves go by.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -35,6 +37,8 @@ pub enum Why {
     QueuePaused,
     /// No live replica runs tasks of its name.
     NoHandler,
+    /// Of all live replicas that run tasks of its name the handler does not reach its target.
+    TargetDown,
     /// As many tasks run as may.
     LimitReached,
     /// No replica lives at all.
@@ -80,6 +84,8 @@ struct Member {
     seen_ms: i64,
     workers: u64,
     names: Vec<String>,
+    /// Names whose circuits are open here, each with when the target is tried again.
+    circuits: BTreeMap<String, String>,
 }
 
 /// A replica that was not heard of for so long, in ms, counts as silent here; whoever takes over goes by its own clock.
@@ -149,19 +155,7 @@ async fn pending(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, 
         .map(|member| &*member.id)
         .collect();
     if able.is_empty() {
-        let mut known: Vec<&str> = living
-            .iter()
-            .flat_map(|member| member.names.iter().map(|name| &**name))
-            .collect();
-        known.sort_unstable();
-        known.dedup();
-        let nearest = nearest(name, &known);
-        let summary = match nearest {
-            Some(nearest) => format!("no live replica has a handler for `{name}`; the nearest name is `{nearest}`"),
-            None => format!("no live replica has a handler for `{name}`"),
-        };
-        let details = json!({ "task_name": name, "handlers": known, "nearest": nearest });
-        return Ok((Why::NoHandler, summary, details));
+        return Ok(nobody_can(name, &living));
     }
     if let Some(reached) = name_limit(store, record).await? {
         return Ok(reached);
@@ -203,6 +197,33 @@ async fn pending(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, 
         ahead.higher
     );
     Ok((Why::Waiting, summary, details))
+}
+
+/// Why none of the living replicas takes tasks of a name.
+fn nobody_can(name: &str, living: &[&Member]) -> Answer {
+    let paused = living.iter().filter_map(|member| {
+        let until = member.circuits.get(name)?;
+        Some(json!({ "replica": member.id, "tried_again_at": until }))
+    });
+    let paused: Vec<Value> = paused.collect();
+    if !paused.is_empty() {
+        let summary = format!("the target of the handler for `{name}` does not answer; it is tried again by itself");
+        let details = json!({ "task_name": name, "replicas": paused });
+        return (Why::TargetDown, summary, details);
+    }
+    let mut known: Vec<&str> = living
+        .iter()
+        .flat_map(|member| member.names.iter().map(|name| &**name))
+        .collect();
+    known.sort_unstable();
+    known.dedup();
+    let nearest = nearest(name, &known);
+    let summary = match nearest {
+        Some(nearest) => format!("no live replica has a handler for `{name}`; the nearest name is `{nearest}`"),
+        None => format!("no live replica has a handler for `{name}`"),
+    };
+    let details = json!({ "task_name": name, "handlers": known, "nearest": nearest });
+    (Why::NoHandler, summary, details)
 }
 
 async fn blocked(store: &Store, record: &Record) -> Result<Answer, StoreError> {
@@ -497,6 +518,10 @@ async fn fleet(store: &Store, partition: Partition, now_ms: i64) -> Result<Fleet
                 .and_then(|count| u64::try_from(count).ok())
                 .unwrap_or_default(),
             names: store.names_of(partition, &id).await?,
+            circuits: fields
+                .iter()
+                .filter_map(|(name, until)| Some((name.strip_prefix("circuit:")?.to_owned(), until.clone())))
+                .collect(),
             id,
         });
     }

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
+use waooaw_orchestration::runtime::explain::{self, Why};
 
 use crate::support::history::check_all_ended;
 use crate::support::log::Log;
-use crate::support::redis::TestRedis;
+use crate::support::redis::{TestRedis, task_of};
 use crate::support::service::{Answer, Service};
 use crate::support::{holds, wait_for};
 
@@ -66,6 +67,18 @@ async fn while_a_target_is_down_its_tasks_wait_and_no_retry_is_used() {
     mails(&redis, 40).await;
     let until = until_open(&redis, &id).await;
     crate::support::log::time_ms(&until);
+    wait_for("a task that waits says why", async || {
+        let mut waits = None;
+        for number in 0..40 {
+            let task = task_of(&format!("mail-{number}"));
+            let said = explain::explain(&redis.store(), task).await.unwrap();
+            if said.reason == Why::TargetDown {
+                waits = Some(said.details["replicas"][0]["replica"].clone());
+            }
+        }
+        holds(waits == Some(json!(id)), || format!("{waits:?}"))
+    })
+    .await;
     log.refresh().await;
     // Ten misses open it; no more than the other workers were under way.
     let before = paid(&log);

@@ -158,6 +158,16 @@ fn every_route_has_a_command_on_the_http_page() {
 }
 
 #[test]
+fn every_reason_that_explain_gives_stands_on_the_audit_page() {
+    const AUDIT: &str = include_str!("../../docs/audit.md");
+    let document = waooaw_orchestration::service::openapi();
+    for reason in document["components"]["schemas"]["Why"]["enum"].as_array().unwrap() {
+        let reason = reason.as_str().unwrap();
+        assert!(AUDIT.contains(&format!("\n| `{reason}` |")), "{reason}");
+    }
+}
+
+#[test]
 fn every_code_stands_on_the_http_page() {
     let document = waooaw_orchestration::service::openapi();
     let text = document.to_string();
