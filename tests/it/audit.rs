@@ -347,6 +347,13 @@ async fn breaks(scene: &Scene) -> Vec<Break> {
         false,
     );
     add(
+        "a count of workflows",
+        &[format!("HINCRBY {P}groups workflow 1")],
+        Counters,
+        &"workflow",
+        false,
+    );
+    add(
         "a sum",
         &[format!("HINCRBY {P}meta duration_ms 1000")],
         Counters,

@@ -91,8 +91,22 @@ pub struct History {
     started: u64,
     duration_ms: u64,
     ends: BTreeMap<TaskState, u64>,
+    /// Workflows and sagas under way, and how often one ended how.
+    groups: BTreeMap<String, i64>,
     violations: Vec<Violation>,
 }
+
+/// What is counted of workflows and sagas: those under way, and how often one ended how.
+pub const GROUP_COUNTS: [&str; 8] = [
+    "workflow",
+    "workflow completed",
+    "workflow failed",
+    "workflow cancelled",
+    "saga",
+    "saga completed",
+    "saga compensated",
+    "saga failed",
+];
 
 /// Reads a whole log of a system that is at rest.
 #[must_use]
@@ -210,6 +224,12 @@ impl History {
     #[must_use]
     pub fn ends(&self, state: TaskState) -> u64 {
         self.ends.get(&state).copied().unwrap_or_default()
+    }
+
+    /// How many workflows or sagas are under way, or how often one ended so; `name` is one of [`GROUP_COUNTS`].
+    #[must_use]
+    pub fn groups(&self, name: &str) -> i64 {
+        self.groups.get(name).copied().unwrap_or_default()
     }
 
     /// Where Redis lost its last moments.
@@ -403,6 +423,23 @@ impl History {
         }
     }
 
+    /// Counts what an event says of how many workflows and sagas are under way.
+    fn count_group(&mut self, kind: EventType) {
+        let words = kind.as_str().strip_prefix("orchestration.");
+        let Some((of, what)) = words.and_then(|words| words.split_once('.')) else {
+            return;
+        };
+        let change = match (of, what) {
+            ("workflow", "started") | ("saga", "started" | "resumed") => 1,
+            ("workflow", "completed" | "failed" | "cancelled") | ("saga", "completed" | "compensated" | "failed") => -1,
+            _ => return,
+        };
+        *self.groups.entry(of.to_owned()).or_default() += change;
+        if change < 0 {
+            *self.groups.entry(format!("{of} {what}")).or_default() += 1;
+        }
+    }
+
     /// What an event of a saga means.
     fn read_saga(&mut self, kind: EventType, subject: &str, counted: &Counted, may_miss: bool, flaws: &mut Vec<Flaw>) {
         match (kind, self.sagas.get_mut(subject)) {
@@ -453,6 +490,7 @@ impl History {
             flaws.push(Flaw::NoTask(kind));
             return;
         }
+        self.count_group(kind);
         let counted = Counted::of(event);
         self.note(kind, &counted, at);
         if kind.as_str().starts_with("orchestration.saga.") {

@@ -13,7 +13,7 @@ mod timeline;
 use std::collections::{HashMap, HashSet};
 
 use crate::domain::event::EntryId;
-use crate::domain::history::{Beginning, Guarantee, History, TaskLife};
+use crate::domain::history::{Beginning, GROUP_COUNTS, Guarantee, History, TaskLife};
 use crate::domain::id::{Partition, TaskId};
 use crate::domain::priority::Priority;
 use crate::domain::state::TaskState;
@@ -622,6 +622,14 @@ impl<'a> Auditor<'a> {
                     wrong(&name, is, due, "");
                 } else if is < due {
                     wrong(&name, is, due, "at least ");
+                }
+            }
+            for name in GROUP_COUNTS {
+                let (is, due) = (facts.number(&format!("groups {name}")), self.history.groups(name));
+                if self.history.is_whole() && is != due {
+                    wrong(name, is, due, "");
+                } else if name.contains(' ') && is < due {
+                    wrong(name, is, due, "at least ");
                 }
             }
             let removed = facts.number("log_added") - facts.number("trimmed_events") - facts.number("log_length");

@@ -52,6 +52,8 @@ local function measure(ctx, facts)
     facts[#facts + 1] = name
     facts[#facts + 1] = value
   end
+  local groups = redis.call('HGETALL', ctx.prefix .. 'groups')
+  for i = 1, #groups, 2 do fact('groups ' .. groups[i], groups[i + 1]) end
   fact('measured_parked', parked)
   fact('measured_handing', handing)
   fact('measured_staging', redis.call('ZCARD', ctx.prefix .. 'staging'))
