@@ -3,6 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
@@ -54,10 +55,11 @@ impl Server {
         format!("unix://{}/redis.sock", self.folder.path().display())
     }
 
-    /// A connection past the store.
+    /// A connection past the store. On a busy machine an answer may take longer than the half second of the default.
     pub(crate) async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
         let mut connection = redis::Client::open(self.url())?
-            .get_multiplexed_async_connection()
+            .get_multiplexed_async_connection_with_config(&config)
             .await?;
         redis::cmd("PING").query_async::<()>(&mut connection).await?;
         Ok(connection)

@@ -470,10 +470,13 @@ impl World {
                 // passes for it when both are the first of the same millisecond. Nothing but luck makes that happen.
                 self.strays += 1;
                 let key = self.store.keys().queue(partition, queue, *priority);
-                let id = format!("{}-{}", self.now_ms().await, 1_000_000 * self.strays);
+                let now_ms = self.now_ms().await;
+                let id = format!("{now_ms}-{}", 1_000_000 * self.strays);
                 let mut add = redis::cmd("XADD");
                 add.arg(key).arg(id).arg("t").arg(task.to_string());
                 self.stray = Some(add.query_async::<String>(&mut self.raw).await.unwrap());
+                // What a function numbers within the same millisecond would stand before it, and is to come behind.
+                while self.now_ms().await <= now_ms {}
                 Reply::Done
             }
         })
