@@ -252,10 +252,10 @@ async fn what_a_stopping_replica_hands_back_leaves_room() {
     check_all_ended(&redis).await;
 }
 
-/// The name `quote` is carried out by the agent `sales`, up to so many at a time.
-fn for_agent(redis: &TestRedis, max_running: u32) -> Settings {
+/// The name `quote` is carried out by the agent `sales`, up to so many at a time; it may be silent for so many seconds.
+fn for_agent(redis: &TestRedis, max_running: u32, silence: u32) -> Settings {
     let config = format!(
-        "[handlers.quote]\nkind = \"agent\"\nagent_id = \"sales\"\nheartbeat_timeout_seconds = 1\n\
+        "[handlers.quote]\nkind = \"agent\"\nagent_id = \"sales\"\nheartbeat_timeout_seconds = {silence}\n\
          max_running = {max_running}\n"
     );
     redis.replica().config(&config)
@@ -290,7 +290,7 @@ async fn work_off(agent: &Agent<'_>, log: &mut Log<'_>, count: usize) -> usize {
 #[tokio::test]
 async fn an_agent_never_has_more_of_a_name_than_may_run() {
     let redis = TestRedis::start().await;
-    let _replicas = for_agent(&redis, 3).start_many(2).await;
+    let _replicas = for_agent(&redis, 3, 60).start_many(2).await;
     let mut log = redis.log().await;
     quotes(&redis, "low", 10, "LOW").await;
     log.until_count("task.created", 10).await;
@@ -329,10 +329,13 @@ async fn an_agent_never_has_more_of_a_name_than_may_run() {
         .filter(|event| event.text("task_name") == "quote")
         .map(|event| event.subject.as_str())
         .collect();
-    let due: Vec<String> = (0..10)
-        .map(|number| format!("high {number}"))
-        .chain((3..10).map(|number| format!("low {number}")))
-        .map(|event_id| task_of(&event_id).to_string())
+    let of_priority = |wanted: &'static str| {
+        let created = log.all("task.created").into_iter();
+        created.filter(move |event| event.text("task_name") == "quote" && event.text("priority") == wanted)
+    };
+    let due: Vec<&str> = of_priority("HIGH")
+        .chain(of_priority("LOW").skip(3))
+        .map(|event| event.subject.as_str())
         .collect();
     assert_eq!(starts[3..], due);
     let left: Vec<String> = redis.ask(&["SMEMBERS", "waooaw:{0}:running:quote"]).await;
@@ -344,12 +347,27 @@ async fn an_agent_never_has_more_of_a_name_than_may_run() {
 #[tokio::test]
 async fn what_an_agent_is_told_to_stop_loses_or_gives_back_leaves_room() {
     let redis = TestRedis::start().await;
-    let mut replica = for_agent(&redis, 1).start().await;
+    let mut replica = for_agent(&redis, 1, 1).start().await;
     let mut log = redis.log().await;
     let agent = Agent::new(&redis, "sales");
-    quotes(&redis, "row", 3, "NORMAL").await;
-    let [first, second, third] = [0, 1, 2].map(|number| task_of(&format!("row {number}")));
+    redis.trigger("first", &json!({ "task_name": "quote" })).await;
+    let first = task_of("first");
     log.until_task(first, "task.started").await;
+
+    // Somebody tampers, while nothing waits that could take the place; it is found, and mended.
+    redis
+        .ask::<usize>(&["SREM", "waooaw:{0}:running:quote", &first.to_string()])
+        .await;
+    let report = verify(&redis.store()).await;
+    assert_eq!(report.violations.len(), 1, "{}", told(&report.violations));
+    Cli::on(&redis, &["doctor", "--repair", "--yes"]).run().await.expect(0);
+    assert_eq!(verify(&redis.store()).await.violations.len(), 0);
+
+    for name in ["second", "third"] {
+        redis.trigger(name, &json!({ "task_name": "quote" })).await;
+        log.until_task(task_of(name), "task.created").await;
+    }
+    let [second, third] = ["second", "third"].map(task_of);
     let quote = json!({ "task_name": "quote", "priority": "HIGH", "queue": "slow" });
     redis.trigger("paused", &quote).await;
     let paused = task_of("paused");
@@ -361,21 +379,12 @@ async fn what_an_agent_is_told_to_stop_loses_or_gives_back_leaves_room() {
     let operator = Operator::new("tester", None);
     operate::pause_queue(&redis.store(), &operator, "slow").await.unwrap();
 
-    // Somebody tampers; it is found, and mended.
-    redis
-        .ask::<usize>(&["SREM", "waooaw:{0}:running:quote", &first.to_string()])
-        .await;
-    let report = verify(&redis.store()).await;
-    assert_eq!(report.violations.len(), 1, "{}", told(&report.violations));
-    Cli::on(&redis, &["doctor", "--repair", "--yes"]).run().await.expect(0);
-    assert_eq!(verify(&redis.store()).await.violations.len(), 0);
-
     // A cancel leaves room at once; what waits in a paused queue does not take it.
     redis.cancel("stop", first).await;
     log.until_task(second, "task.started").await;
     // The agent outlives the replica, and what it holds counts on.
     replica.kill();
-    let _other = for_agent(&redis, 1).start().await;
+    let _other = for_agent(&redis, 1, 1).start().await;
     wait_for("the agent has the second", async || {
         let letters = agent.read().await;
         let has = letters
@@ -407,7 +416,7 @@ async fn a_limit_that_is_new_counts_what_agents_have_and_one_that_goes_lets_the_
     quotes(&redis, "before", 5, "NORMAL").await;
     log.until_count("task.started", 5).await;
 
-    let mut strict = for_agent(&redis, 2).start().await;
+    let mut strict = for_agent(&redis, 2, 60).start().await;
     let joined = log.events.len();
     quotes(&redis, "under two", 6, "NORMAL").await;
     log.until_count("task.created", 11).await;

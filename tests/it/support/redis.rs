@@ -286,7 +286,10 @@ impl TestRedis {
     /// Publishes many in order, in one go.
     pub(crate) async fn trigger_all(&self, triggers: impl IntoIterator<Item = (String, Value)>) {
         let triggers: Vec<(String, String)> = triggers.into_iter().map(|(id, json)| (id, json.to_string())).collect();
-        let mut connection = self.client.get_multiplexed_async_connection().await.unwrap();
+        // On a busy machine an answer may take longer than the half second of the default.
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await;
+        let mut connection = connection.unwrap();
         for chunk in triggers.chunks(1000) {
             let mut pipeline = redis::pipe();
             for (event_id, payload) in chunk {
