@@ -287,7 +287,7 @@ impl TestRedis {
     pub(crate) async fn trigger_all(&self, triggers: impl IntoIterator<Item = (String, Value)>) {
         let triggers: Vec<(String, String)> = triggers.into_iter().map(|(id, json)| (id, json.to_string())).collect();
         // On a busy machine an answer may take longer than the half second of the default.
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(self.line.patience));
         let connection = self.client.get_multiplexed_async_connection_with_config(&config).await;
         let mut connection = connection.unwrap();
         for chunk in triggers.chunks(1000) {
