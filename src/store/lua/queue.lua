@@ -174,9 +174,14 @@ local function enqueue(ctx, id, h, queue)
     ctx.count.handing = ctx.count.handing + 1
     return aside(ctx, queue, h[RANK], 1)
   end
-  local entry = add_entry(queue_stream(ctx, queue, h[RANK]), next_entry(ctx), id)
+  local number = next_entry(ctx)
+  local entry = add_entry(queue_stream(ctx, queue, h[RANK]), number, id)
   if not entry then return STREAM.put_off(ctx, id, h, queue) end
-  set_entry(h, entry)
+  if entry == number then
+    h[ENTRY_MS], h[ENTRY_SEQ] = ctx.count.entry_ms, ctx.count.entry_seq
+  else
+    set_entry(h, entry)
+  end
   h[PLACE] = QUEUED
   ctx.fresh[id] = true
 end

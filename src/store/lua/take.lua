@@ -205,14 +205,13 @@ local function start(ctx, request, entries, stream, started)
   for i, entry in ipairs(entries) do
     local id, raw = ids[i], records[i]
     local h = read_header(raw)
-    local ms, seq = entry_numbers(entry[1])
-    local is_its_entry = h and h[ENTRY_MS] == ms and h[ENTRY_SEQ] == seq
+    local is_its_entry = h and entry_id(ctx, h) == entry[1]
     if is_its_entry and h[STATE] == RUNNING then
       leave_with_owner(ctx, stream.key, entry[1], h[OWNER], id)
     elseif not is_its_entry or h[STATE] ~= PENDING then
       -- Not the entry that this task waits in: an outsider's, or one whose task is gone.
       leave_place(ctx, stream)
-      finish_entry(ctx, stream.key, ms, seq)
+      finish_entry(ctx, stream.key, entry_numbers(entry[1]))
     else
       leave_place(ctx, stream)
       local queue, head, correlation, trace, group, step, name = read_body(raw)
@@ -220,13 +219,13 @@ local function start(ctx, request, entries, stream, started)
       local is_asked_for = stream.agents or not request.queue or queue == request.queue
       if (ctx.count.paused > 0 and paused_queues(ctx)[queue]) or not is_asked_for then
         -- Parked before its queue was paused, or of another queue than is asked for. It waits there with the others, at the tail of its priority.
-        finish_entry(ctx, stream.key, ms, seq)
+        finish_entry(ctx, stream.key, entry_numbers(entry[1]))
         enqueue(ctx, id, h, queue)
         save(ctx, keys[i], raw, h)
       elseif not stream.parked and name ~= '' and (not can_start(ctx, request, stream, name) or LIMIT.room(ctx, name) == 0) then
         local park_name = AGENT.park(h, name)
         local park = park_stream(ctx, park_name, h[RANK])
-        finish_entry(ctx, stream.key, ms, seq)
+        finish_entry(ctx, stream.key, entry_numbers(entry[1]))
         make_group(park)
         redis.call('SADD', ctx.prefix .. 'parks', park_name)
         -- With its old number, so that it keeps its place among what waits longer or shorter.
@@ -252,7 +251,7 @@ local function start(ctx, request, entries, stream, started)
         ctx.fresh[id] = nil
         started[#started + 1] = AGENT.lend(ctx, request, id, keys[i], raw, h)
       elseif h[LOSSES] >= LOSSES_MAX - 1 and not may_risk(ctx, id) then
-        finish_entry(ctx, stream.key, ms, seq)
+        finish_entry(ctx, stream.key, entry_numbers(entry[1]))
         ctx.fresh[id] = nil
         h[PLACE] = DELAYED
         aside(ctx, queue, h[RANK], 1)
