@@ -314,6 +314,34 @@ async fn a_thousand_children_that_are_triggered_before_their_parents() {
 }
 
 #[tokio::test]
+async fn what_carries_the_id_of_a_workflow_before_it_starts_is_taken_in() {
+    const EARLY: usize = 150;
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().workers(2).start().await;
+    let mut log = redis.log().await;
+    let early = |number: usize| {
+        let task =
+            json!({ "task_name": "noop", "workflow_id": "late", "key": format!("e{number}"), "delay_seconds": 2 });
+        (format!("early-{number}"), task)
+    };
+    let ended = json!({ "task_name": "noop", "workflow_id": "late" });
+    redis.trigger_all([("ended".to_owned(), ended)]).await;
+    log.until_count("task.completed", 1).await;
+    redis.trigger_all((0..EARLY).map(early)).await;
+    log.until_count("task.created", EARLY + 1).await;
+
+    start_edges(&redis, "late", &edges(&[("only", &[])])).await;
+    log.until_count("workflow.completed", 1).await;
+
+    let completed = log.all("workflow.completed")[0].payload.clone();
+    assert_eq!(completed["total_tasks"], EARLY + 1, "what had ended stays outside");
+    assert_eq!(completed["counts"]["COMPLETED"], EARLY + 1);
+    let last = log.events.last().unwrap();
+    assert_eq!(last.kind, "workflow.completed", "it ends with its last task");
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
 async fn a_trigger_may_depend_on_thousands() {
     let redis = TestRedis::start().await;
     let () = redis.ask(&["CONFIG", "SET", "slowlog-log-slower-than", "5000"]).await;

@@ -114,7 +114,8 @@ impl Counted {
     }
 }
 
-fn hash(text: &str) -> u64 {
+/// A short stand-in for a text that is only ever compared.
+pub(super) fn hash(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     hasher.finish()

@@ -13,7 +13,7 @@ mod guarantee;
 mod life;
 mod saga_life;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::event::{EntryId, Event, EventType};
@@ -22,8 +22,8 @@ use super::state::TaskState;
 pub use flaw::{Flaw, Violation};
 use flow::{Flow, Told};
 pub use guarantee::Guarantee;
-use life::Counted;
 pub use life::TaskLife;
+use life::{Counted, hash};
 use saga_life::SagaLife;
 
 /// What a whole log amounts to.
@@ -83,6 +83,8 @@ pub struct History {
     letters: HashMap<Box<str>, Letter>,
     /// Workflows that were started, as far as their start was read.
     flows: HashMap<Arc<str>, Flow>,
+    /// Ids of workflows, as hashes, that tasks carried while no such workflow was under way.
+    labels: HashSet<u64>,
     /// Sagas, as far as their start was read.
     sagas: HashMap<Box<str>, SagaLife>,
     /// Parts that were removed before they were read: behind the first entry, up to the second.
@@ -390,6 +392,9 @@ impl History {
                 .as_deref()
                 .and_then(|id| self.flows.get_key_value(id));
             life.flow = flow.filter(|(_, flow)| !flow.is_over()).map(|(id, _)| Arc::clone(id));
+            if life.flow.is_none() {
+                self.labels.extend(counted.workflow_id.as_deref().map(hash));
+            }
             if let Some(flow) = life.flow.as_ref().and_then(|id| self.flows.get_mut(id)) {
                 flow.add();
             }
@@ -408,7 +413,8 @@ impl History {
         let known = self.flows.get_mut(subject);
         match (kind, known) {
             (EventType::WorkflowStarted, None) => {
-                self.flows.insert(subject.into(), Flow::started(&told));
+                let has_forerunners = self.labels.contains(&hash(subject));
+                self.flows.insert(subject.into(), Flow::started(&told, has_forerunners));
             }
             (EventType::WorkflowStarted, Some(_)) => flaws.push(Flaw::ToldAgain(kind)),
             (EventType::WorkflowCompleted | EventType::WorkflowFailed | EventType::WorkflowCancelled, Some(flow)) => {

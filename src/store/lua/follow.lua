@@ -5,7 +5,7 @@ A task that many depend on, a large workflow that is told of or stopped, is long
 size; what one call does not get to is left in the list `work` and goes on with the next `promote`, by whichever replica.
 Items: `r <task> <cursor>` its dependents, `o <group> <cursor>` tells of its tasks, `s <group> <cursor> <cause>\n<members>`
 stops them, `a <saga> <cursor>` gives up its steps, `u <saga> 0` looks for the next one to undo, `l <name> 0 <stream> <entry>` counts what runs of a
-name whose limit is new. Doing a part twice does no harm: each looks at the state of its task first.
+name whose limit is new, `j <workflow> <cursor>` takes in tasks that carried its id before it was started. Doing a part twice does no harm: each looks at the state of its task first.
 ]]
 -- How many tasks one call may touch on the side: about 20 us each keeps it well under 5 ms.
 local FOLLOW_BUDGET = 60
@@ -255,6 +255,29 @@ do
       group.root ~= '' and '"' .. group.root .. '"' or 'null', math.max(0, ctx.now - group.created_ms)), cause)
   end
 
+  -- Takes in what carried a workflow's id before it was started, and has not ended: two replicas may read the start and a trigger
+  -- that joins it in either order. Until all were looked at, one more counts as left, so that it does not end before.
+  local function take_in(ctx, id, cursor, budget)
+    local group = load_group(ctx, id)
+    if not group or group.state ~= 'R' then return nil, 0 end
+    local last = math.min(cursor + budget, group.first)
+    local ids = cursor < last and redis.call('LRANGE', ctx.prefix .. 'group:' .. id, cursor, last - 1) or {}
+    local keys = task_keys(ctx, ids)
+    for i, raw in ipairs(load_records(keys)) do
+      local h = read_header(raw)
+      if h and (h[STATE] == PENDING or h[STATE] == RUNNING) and not has(h, IN_GROUP) then
+        set_flag(h, IN_GROUP)
+        save_header(keys[i], h)
+        group.total = group.total + 1
+        group.left = group.left + 1
+      end
+    end
+    if last < group.first then return last, #ids end
+    group.left = group.left - 1
+    finish(ctx, group, group.cause)
+    return nil, #ids
+  end
+
   -- What an end means for the task's group and for those who wait for it.
   local function note(ctx, queue, ending, touched, completed)
     local flags = ending.flags
@@ -281,7 +304,7 @@ do
     end
   end
 
-  local DEEDS = { r = release, o = tell, s = stop, a = SAGA.swept, u = SAGA.undone, l = LIMIT.count }
+  local DEEDS = { r = release, o = tell, s = stop, a = SAGA.swept, u = SAGA.undone, l = LIMIT.count, j = take_in }
 
   -- Does what follows from the gathered ends and from `ctx.work`, as far as the budget goes.
   follow = function(ctx, budget)

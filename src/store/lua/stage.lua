@@ -166,6 +166,10 @@ local function stage(keys, args)
         emit_group(ctx, group, 'orchestration.workflow.started', string.format(
           '"total_tasks":%d,"counts":%s,"root_cause_task_id":null,"duration_ms":null', group.total, state_counts(group)),
           group.cause)
+        if group.first > 0 then
+          group.left = group.left + 1
+          add_work(ctx, 'j ' .. group.id .. ' 0')
+        end
       end
       add_work(ctx, string.format('o %s %d', group.id, group.first))
       follow(ctx, FOLLOW_BUDGET)
