@@ -474,6 +474,33 @@ async fn a_paused_queue_hands_nothing_over_until_it_goes_on() {
 }
 
 #[tokio::test]
+async fn a_queue_that_only_agents_serve_is_not_forgotten_while_something_waits_there() {
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().set("WAOOAW_QUEUE__MAX_RUNNING", "1").start().await;
+    let mut parcel = quote();
+    parcel["queue"] = json!("parcels");
+    redis.trigger("first", &parcel).await;
+    redis.trigger("second", &parcel).await;
+    let sales = Agent::new(&redis, "sales");
+    let first = sales.next().await;
+
+    // It is cleaned up every ten seconds; now it is time again.
+    let meta = "waooaw:{0}:meta";
+    let _: i64 = redis.ask(&["HDEL", meta, "tidied_ms"]).await;
+    wait_for("it is cleaned up", async || {
+        let is_done: bool = redis.ask(&["HEXISTS", meta, "tidied_ms"]).await;
+        holds(is_done, || "not yet".to_owned())
+    })
+    .await;
+    sales.complete(&first, json!(1)).await;
+    let second = sales.next().await;
+
+    assert_eq!(second.payload["task_id"], task_of("second").to_string());
+    sales.complete(&second, json!(2)).await;
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
 async fn killed_replicas_lose_no_task_of_an_agent_and_it_answers_those_that_come_after() {
     let redis = TestRedis::start_durable().await;
     let mut replicas = redis.replica().start_many(2).await;

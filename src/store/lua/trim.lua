@@ -114,6 +114,16 @@ local function forget_streams(streams, oldest)
   return true
 end
 
+-- Whether tasks of a queue wait or run elsewhere than in its own streams. What stands beside it for agents is handed over only
+-- as long as the queue is known.
+local function is_used_aside(ctx, queue)
+  if redis.call('SISMEMBER', ctx.prefix .. 'desks', queue) == 1 then return true end
+  for rank = 0, 3 do
+    if redis.call('HEXISTS', ctx.prefix .. 'aside', rank .. queue) == 1 then return true end
+  end
+  return false
+end
+
 -- Forgets names that nobody needs any more.
 local function tidy(ctx, kept)
   local known = tonumber(redis.call('HGET', ctx.meta, 'tidied_ms')) or 0
@@ -128,7 +138,7 @@ local function tidy(ctx, kept)
   end
   AGENT.tidy(ctx, kept[1], forget_streams)
   for _, name in ipairs(queue_names(ctx)) do
-    if name ~= 'default' then
+    if name ~= 'default' and not is_used_aside(ctx, name) then
       local streams = {}
       for rank = 0, 3 do streams[rank] = queue_stream(ctx, name, rank) end
       if forget_streams(streams, ctx.now - QUEUE_IDLE_MS) then redis.call('SREM', ctx.prefix .. 'queues', name) end
