@@ -56,9 +56,44 @@ local function lane(stream)
   if #words > 2 then line(words) end
 end
 
-for _, kind in ipairs({ { 'queues', 'queue:' }, { 'parks', 'parked:' } }) do
+for _, kind in ipairs({ { 'queues', 'queue:' }, { 'parks', 'parked:' }, { 'desks', 'agents:' } }) do
   for _, name in ipairs(redis.call('SMEMBERS', prefix .. kind[1])) do
     for _, priority in ipairs({ 'high', 'normal', 'low', 'background' }) do lane(kind[2] .. name .. ':' .. priority) end
   end
+end
+
+line({ 'handing', redis.call('HGET', prefix .. 'meta', 'handing') or '0' })
+local routes = redis.call('HGETALL', prefix .. 'agent_names')
+for i = 1, #routes, 2 do line({ 'agent of', routes[i], routes[i + 1] }) end
+if tonumber(redis.call('HGET', prefix .. 'meta', 'agent_names') or '0') ~= #routes / 2 then line({ 'agent_names miscounted' }) end
+for i = 2, #ARGV do
+  local own = redis.call('HGETALL', prefix .. 'g:' .. ARGV[i])
+  if own[1] then
+    local fields, ends = {}, {}
+    for at = 1, #own, 2 do
+      fields[own[at]] = own[at + 1]
+      local attempt = string.match(own[at], '^r(%d+)$')
+      if attempt then ends[#ends + 1] = tonumber(attempt) end
+    end
+    table.sort(ends)
+    local words = { 'desk', ARGV[i], fields.agent, fields.silence, fields.timeout, fields.progress or '-' }
+    for _, attempt in ipairs(ends) do words[#words + 1] = 'r' .. attempt .. '=' .. fields['r' .. attempt] end
+    line(words)
+  end
+end
+for _, agent in ipairs(redis.call('SMEMBERS', prefix .. 'agents')) do
+  local inbox, readers = prefix .. 'agent:' .. agent, {}
+  for _, one in ipairs(redis.call('XPENDING', inbox, agent, '-', '+', 1000)) do readers[one[1]] = one[2] end
+  local words = { 'inbox', agent }
+  for _, entry in ipairs(redis.call('XRANGE', inbox, '-', '+')) do
+    local fields = {}
+    for at = 1, #entry[2], 2 do fields[entry[2][at]] = entry[2][at + 1] end
+    local kind = string.match(fields.event_type, '[^.]*$')
+    local payload = cjson.decode(fields.payload)
+    words[#words + 1] = kind .. ':' .. payload.task_id .. '.' .. payload.attempt .. '@' .. (readers[entry[1]] or '-')
+    readers[entry[1]] = nil
+  end
+  for _, reader in pairs(readers) do words[#words + 1] = 'deleted@' .. reader end
+  line(words)
 end
 return { raws, lines }

@@ -10,6 +10,8 @@
     reason = "a test may fail where it stands; the lint only knows functions that are tests"
 )]
 
+mod agent_mutants;
+mod inboxes;
 mod mutants;
 mod saga_mutants;
 mod sagas;
@@ -22,7 +24,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use server::Server;
-use steps::steps;
+use steps::{agent_steps, steps};
 use world::World;
 
 const CASES: u32 = 64;
@@ -35,7 +37,8 @@ fn the_functions_do_what_the_model_does() {
     let server = runtime.block_on(Server::start());
     let count = AtomicU32::new(0);
 
-    let outcome = runner(cases, seed).run(&steps(), |steps| {
+    let both = proptest::prop_oneof![steps(), agent_steps()];
+    let outcome = runner(cases, seed).run(&both, |steps| {
         let prefix = format!("case{}", count.fetch_add(1, Ordering::Relaxed));
         let result = runtime.block_on(World::run(&server, &prefix, &steps));
         result.map_err(TestCaseError::fail)

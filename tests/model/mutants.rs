@@ -3,8 +3,9 @@
 use proptest::strategy::{Strategy, ValueTree};
 use waooaw_orchestration::store::library::LIBRARY;
 
+use crate::agent_mutants;
 use crate::server::Server;
-use crate::steps::steps;
+use crate::steps::{agent_steps, steps};
 use crate::world::World;
 use crate::{runner, runtime};
 
@@ -262,7 +263,7 @@ fn a_broken_function_is_noticed() {
     let server = runtime.block_on(Server::start());
 
     let mut unnoticed = Vec::new();
-    for (number, (what, text, instead)) in MUTANTS.iter().enumerate() {
+    for (number, (what, text, instead)) in MUTANTS.iter().chain(&agent_mutants::MUTANTS).enumerate() {
         let count = LIBRARY.source.matches(text).count();
         assert_eq!(
             count, 1,
@@ -273,7 +274,11 @@ fn a_broken_function_is_noticed() {
             load(&server, &source).await;
             let mut runner = runner(0, SEED);
             for case in 0..CASES {
-                let steps = steps().new_tree(&mut runner).unwrap().current();
+                let steps = if number < MUTANTS.len() {
+                    steps().new_tree(&mut runner).unwrap().current()
+                } else {
+                    agent_steps().new_tree(&mut runner).unwrap().current()
+                };
                 let prefix = format!("mutant{number}case{case}");
                 if World::run(&server, &prefix, &steps).await.is_err() {
                     return true;

@@ -57,7 +57,9 @@ impl Server {
 
     /// A connection past the store. On a busy machine an answer may take longer than the half second of the default.
     pub(crate) async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(30)))
+            .set_response_timeout(Some(Duration::from_secs(30)));
         let mut connection = redis::Client::open(self.url())?
             .get_multiplexed_async_connection_with_config(&config)
             .await?;

@@ -3,7 +3,9 @@
 
 use proptest::prelude::*;
 use waooaw_orchestration::domain::id::{Name, QueueName, ReplicaId, TaskId};
-use waooaw_orchestration::domain::model::{Appetite, Model, NewTask, Op, Outcome, Settlement};
+use waooaw_orchestration::domain::model::{
+    Appetite, Loan, Model, NewTask, Op, Outcome, Owner, Route, Said, Saying, Settlement,
+};
 use waooaw_orchestration::domain::priority::Priority;
 use waooaw_orchestration::domain::state::TaskState;
 use waooaw_orchestration::domain::trigger::Start;
@@ -11,7 +13,10 @@ use waooaw_orchestration::domain::trigger::Start;
 /// How many tasks a case knows.
 pub(crate) const TASKS: u8 = 16;
 /// The names of tasks.
-const NAMES: [&str; 3] = ["echo", "mail", "team/scan"];
+const NAMES: [&str; 4] = ["echo", "mail", "team/scan", "call"];
+const AGENTS: [&str; 2] = ["sales", "stock"];
+/// How long an agent may be silent, and take: longer or shorter than a time that passes, or than two.
+const TERMS: [(i64, i64); 4] = [(100_000, 0), (900_000, 0), (900_000, 700_000), (4_000_000, 500_000)];
 const QUEUES: [&str; 2] = ["default", "bulk"];
 /// So much that no case comes near by the time it takes.
 const LONG_MS: u32 = 600_000;
@@ -27,6 +32,7 @@ pub(crate) enum Step {
         who: u8,
         names: u8,
         limits: u8,
+        agents: u8,
         announce: bool,
         max_running: Option<u8>,
     },
@@ -55,6 +61,24 @@ pub(crate) enum Step {
     Promote {
         limit: u8,
     },
+    Answer(Vec<Word>),
+    Lend {
+        agent: u8,
+        queue: u8,
+        max: u8,
+        names: Option<u8>,
+        reads_inbox: bool,
+        terms: u8,
+    },
+    Read {
+        agent: u8,
+        process: u8,
+        count: u8,
+        again: bool,
+        acknowledges: bool,
+    },
+    /// Nobody looks at the timers for a while.
+    Gap,
     Beat {
         who: u8,
         looks: bool,
@@ -126,6 +150,20 @@ pub(crate) struct Spec {
     priority: u8,
     max_retries: u8,
     start: u8,
+    agent: u8,
+    timeout: u8,
+}
+
+/// Something that is said of an attempt.
+#[derive(Debug, Clone)]
+pub(crate) struct Word {
+    pick: Pick,
+    /// Mostly whoever has it.
+    who: u8,
+    event: u8,
+    entry: u8,
+    /// Whether it goes on.
+    beats: bool,
 }
 
 /// An attempt: of a task that runs where `aims`, else of any.
@@ -142,14 +180,87 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), 40)
 }
 
+/// Lists of steps most of which have to do with agents.
+pub(crate) fn agent_steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(prop_oneof![3 => agent_step(), 1 => step()], 40)
+}
+
+fn agent_step() -> impl Strategy<Value = Step> {
+    let for_agents = (spec(), 0..2_u8).prop_map(|(spec, agent)| Spec { agent, ..spec });
+    prop_oneof![
+        3 => (0..3_u8, 0..2_u8, prop::option::of(0..16_u8), 1..16_u8).prop_map(|(who, names, limits, agents)| Step::Join {
+            who,
+            names,
+            limits: limits.unwrap_or_default(),
+            agents,
+            announce: false,
+            max_running: None,
+        }),
+        5 => prop::collection::vec(for_agents, 1..6)
+            .prop_map(|tasks| Step::Create { who: 0, check_names: true, tasks, slots: 0 }),
+        4 => prop::collection::vec(word(), 1..4).prop_map(Step::Answer),
+        2 => lend(),
+        5 => read(0.4),
+        5 => (2..9_u8).prop_map(|limit| Step::Promote { limit }),
+        4 => prop::bool::weighted(0.3).prop_map(|hour| Step::Elapse { hour }),
+        1 => (0..3_u8).prop_map(|who| Step::Claim { who, slots: 3, runs_any: true, rescues: false }),
+        1 => Just(Step::Gap),
+        1 => (0..3_u8).prop_map(|who| Step::Leave { who, announce: false }),
+        1 => (0..3_u8).prop_map(|victim| Step::Takeover { who: 1, victim, has_moved: false, limit: 20 }),
+    ]
+}
+
+fn lend() -> impl Strategy<Value = Step> {
+    (
+        0..2_u8,
+        0..2_u8,
+        1..4_u8,
+        prop::option::of(1..16_u8),
+        any::<bool>(),
+        0..4_u8,
+    )
+        .prop_map(|(agent, queue, max, names, reads_inbox, terms)| Step::Lend {
+            agent,
+            queue,
+            max,
+            names,
+            reads_inbox,
+            terms,
+        })
+}
+
+fn read(acknowledges: f64) -> impl Strategy<Value = Step> {
+    (
+        0..2_u8,
+        0..2_u8,
+        1..4_u8,
+        prop::bool::weighted(0.3),
+        prop::bool::weighted(acknowledges),
+    )
+        .prop_map(|(agent, process, count, again, acknowledges)| Step::Read {
+            agent,
+            process,
+            count,
+            again,
+            acknowledges,
+        })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let who = 0..4_u8;
     let slots = 0..6_u8;
+    let few_agents = prop_oneof![2 => Just(0_u8), 1 => 1..16_u8];
     let few = || prop_oneof![3 => Just(0_u8), 1 => 1..4_u8];
     prop_oneof![
-        3 => (who.clone(), 0..8_u8, 0..8_u8, any::<bool>(), prop::option::of(0..6_u8)).prop_map(
-            |(who, names, limits, announce, max_running)| Step::Join { who, names, limits, announce, max_running }
+        3 => (who.clone(), 0..8_u8, 0..16_u8, few_agents, any::<bool>(), prop::option::of(0..6_u8)).prop_map(
+            |(who, names, limits, agents, announce, max_running)| {
+                Step::Join { who, names, limits, agents, announce, max_running }
+            }
         ),
+        8 => prop::collection::vec(word(), 1..4).prop_map(Step::Answer),
+        3 => lend(),
+        4 => read(0.2),
+        1 => Just(Step::Gap),
         6 => (who.clone(), any::<bool>(), prop::collection::vec(spec(), 1..6), few())
             .prop_map(|(who, check_names, tasks, slots)| Step::Create { who, check_names, tasks, slots }),
         6 => (who.clone(), slots, any::<bool>(), any::<bool>())
@@ -185,16 +296,31 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
-    (0..TASKS, 0..3_u8, 0..2_u8, 0..4_u8, 0..5_u8, 0..6_u8).prop_map(
-        |(id, name, queue, priority, max_retries, start)| Spec {
+    let agent = prop_oneof![2 => Just(9_u8), 1 => 0..2_u8];
+    let shape = (0..TASKS, 0..4_u8, 0..2_u8, 0..4_u8, 0..5_u8, 0..6_u8);
+    (shape, agent, 0..6_u8).prop_map(
+        |((id, name, queue, priority, max_retries, start), agent, timeout)| Spec {
             id,
             name,
             queue,
             priority,
             max_retries,
             start,
+            agent,
+            timeout,
         },
     )
+}
+
+fn word() -> impl Strategy<Value = Word> {
+    let who = prop_oneof![5 => Just(0_u8), 1 => 1..5_u8];
+    (pick(), who, 0..6_u8, 0..6_u8, prop::bool::weighted(0.4)).prop_map(|(pick, who, event, entry, beats)| Word {
+        pick,
+        who,
+        event,
+        entry,
+        beats,
+    })
 }
 
 fn pick() -> impl Strategy<Value = Pick> {
@@ -221,12 +347,17 @@ pub(crate) fn name(number: u8) -> Name {
     NAMES[usize::from(number) % NAMES.len()].parse().unwrap()
 }
 
+fn agent(number: u8) -> Name {
+    AGENTS[usize::from(number) % AGENTS.len()].parse().unwrap()
+}
+
 /// Replica 0 can run the first two names, replica 1 all; the others are nobody yet.
 pub(crate) fn prologue() -> Vec<Step> {
     let join = |who, names, announce| Step::Join {
         who,
         names,
         limits: 0,
+        agents: 0,
         announce,
         max_running: None,
     };
@@ -252,6 +383,7 @@ impl Step {
                 who,
                 names,
                 limits,
+                agents,
                 announce,
                 max_running,
             } => (
@@ -261,10 +393,28 @@ impl Step {
                     max_running: max_running.map(Into::into),
                     workers: Some(4),
                     announce: *announce,
-                    names: (0..3).filter(|bit| names >> bit & 1 == 1).map(name).collect(),
+                    names: (0..3)
+                        .filter(|bit| (names & !agents) >> bit & 1 == 1)
+                        .map(name)
+                        .collect(),
+                    agents: (0..4)
+                        .filter(|bit| agents >> bit & 1 == 1)
+                        .map(|bit| {
+                            let (silence_ms, timeout_ms) = TERMS[usize::from(who + bit) % TERMS.len()];
+                            let agent = agent(who + bit);
+                            (
+                                name(bit),
+                                Route {
+                                    agent,
+                                    silence_ms,
+                                    timeout_ms,
+                                },
+                            )
+                        })
+                        .collect(),
                     // Small ones, and some higher than others.
-                    limits: (0..3)
-                        .filter(|bit| names & limits >> bit & 1 == 1)
+                    limits: (0..4)
+                        .filter(|bit| ((names & 0b111) | agents) & limits >> bit & 1 == 1)
                         .map(|bit| (name(bit), 1 + u64::from(who + limits + bit) % 3))
                         .collect(),
                 },
@@ -290,8 +440,9 @@ impl Step {
             } => (replica(*who), Op::Claim(appetite(*slots, *runs_any, *rescues))),
             Self::Settle { who, picks, slots } => {
                 let aimed: Vec<_> = picks.iter().map(|pick| (pick.aim(model), pick.outcome())).collect();
-                let owner = model.tasks().get(&aimed[0].0.0).and_then(|task| task.owner);
-                let by = who.map_or_else(|| owner.map_or(replica(0), |(owner, _)| owner), replica);
+                let task = model.tasks().get(&aimed[0].0.0);
+                let owner = task.and_then(|task| task.owner.as_ref()?.replica());
+                let by = who.map_or_else(|| owner.unwrap_or(replica(0)), replica);
                 let settlements = aimed.into_iter();
                 let settlements = settlements.map(|((task, attempt), outcome)| Settlement { task, attempt, outcome });
                 (
@@ -310,6 +461,44 @@ impl Step {
                 },
             ),
             Self::Promote { limit } => (replica(0), Op::Promote { limit: (*limit).into() }),
+            Self::Answer(words) => (
+                replica(1),
+                Op::Answer(words.iter().map(|word| word.saying(model)).collect()),
+            ),
+            Self::Lend {
+                agent: number,
+                queue,
+                max,
+                names,
+                reads_inbox,
+                terms,
+            } => (
+                replica(9),
+                Op::Lend(Loan {
+                    agent: agent(*number),
+                    queue: QUEUES[usize::from(*queue)].parse().unwrap(),
+                    max: (*max).into(),
+                    names: names.map(|names| (0..4).filter(|bit| names >> bit & 1 == 1).map(name).collect()),
+                    reads_inbox: *reads_inbox,
+                    silence_ms: TERMS[usize::from(*terms)].0,
+                }),
+            ),
+            Self::Read {
+                agent: number,
+                process,
+                count,
+                again,
+                acknowledges,
+            } => (
+                replica(9),
+                Op::Read {
+                    agent: agent(*number),
+                    process: format!("process-{process}"),
+                    count: (*count).into(),
+                    again: *again,
+                    acknowledges: *acknowledges,
+                },
+            ),
             Self::Beat {
                 who,
                 looks,
@@ -322,7 +511,7 @@ impl Step {
                     .tasks()
                     .iter()
                     .filter(|(_, task)| {
-                        task.state == TaskState::Running && task.owner.is_some_and(|(owner, _)| owner == by)
+                        task.state == TaskState::Running && task.owner.as_ref().and_then(Owner::replica) == Some(by)
                     })
                     .map(|(id, task)| (*id, task.attempt))
                     .enumerate()
@@ -437,7 +626,7 @@ impl Step {
                     limit: (*limit).into(),
                 },
             ),
-            Self::Elapse { .. } | Self::ClockBack | Self::Repeat => return None,
+            Self::Elapse { .. } | Self::ClockBack | Self::Gap | Self::Repeat => return None,
         })
     }
 }
@@ -458,6 +647,40 @@ impl Spec {
                 _ => Start::Now,
             },
             event_id: format!("e-{}", self.id),
+            agent: (self.agent < 9).then(|| agent(self.agent)),
+            timeout_ms: (self.timeout == 0).then_some(650_000),
+        }
+    }
+}
+
+impl Word {
+    fn saying(&self, model: &Model) -> Saying {
+        let (task, attempt) = self.pick.aim_at_agents(model);
+        let holder = model
+            .desks()
+            .get(&task)
+            .map_or(agent(0), |desk| desk.route.agent.clone());
+        let (who, outcome) = match self.who {
+            0 => (Some(holder.to_string()), self.pick.outcome()),
+            1 => (Some(format!("{holder}/one")), self.pick.outcome()),
+            2 => (Some(format!("{holder}s")), self.pick.outcome()),
+            3 => (None, self.pick.outcome()),
+            // Whoever looks after timers says so.
+            _ => (None, Outcome::Timeout { delay_ms: 0 }),
+        };
+        let said = match (self.beats, outcome) {
+            (true, _) => Said::Beat((self.event > 1).then(|| format!("{}", self.event))),
+            // Nobody gives back what an agent has.
+            (false, Outcome::Released) => Said::Ended(Outcome::Completed),
+            (false, outcome) => Said::Ended(outcome),
+        };
+        Saying {
+            task,
+            attempt,
+            who,
+            event_id: (self.event > 0).then(|| format!("said-{}", self.event)),
+            entry: (self.entry > 0).then(|| self.entry.into()),
+            said,
         }
     }
 }
@@ -476,6 +699,20 @@ impl Pick {
         };
         let attempt = model.tasks().get(&id).map_or(1, |task| task.attempt);
         (id, attempt.saturating_add_signed(self.skew.into()))
+    }
+
+    /// What runs and an agent has or had, where it aims and there is such a task.
+    fn aim_at_agents(&self, model: &Model) -> (TaskId, u32) {
+        let runs = |id: &&TaskId| {
+            let task = model.tasks().get(id);
+            task.is_some_and(|task| task.state == TaskState::Running)
+        };
+        let running: Vec<TaskId> = model.desks().keys().filter(runs).copied().collect();
+        if !self.aims || running.is_empty() {
+            return self.aim(model);
+        }
+        let id = running[usize::from(self.which) % running.len()];
+        (id, model.tasks()[&id].attempt.saturating_add_signed(self.skew.into()))
     }
 
     /// A dead letter where it aims and there is one; else what may have been one.

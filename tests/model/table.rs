@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use waooaw_orchestration::domain::id::{QueueName, ReplicaId};
-use waooaw_orchestration::domain::model::{Appetite, NewTask, Op, Outcome, Reply, Settlement, Word};
+use waooaw_orchestration::domain::model::{Appetite, NewTask, Op, Outcome, Owner, Reply, Settlement, Word};
 use waooaw_orchestration::domain::priority::Priority;
 use waooaw_orchestration::domain::state::{TaskMove, TaskState};
 use waooaw_orchestration::domain::trigger::Start;
@@ -33,7 +33,7 @@ async fn walk(server: &Server, prefix: &str, state: TaskState, step: TaskMove) -
     let mut world = World::new(server, prefix).await;
     bring_to(&mut world, state, u32::from(step == TaskMove::Retry)).await?;
     let task = world.model.tasks()[&task_id(TASK)].clone();
-    let owner = task.owner.map_or(replica(0), |(owner, _)| owner);
+    let owner = task.owner.as_ref().and_then(Owner::replica).unwrap_or(replica(0));
     let settle_as = |outcome| settle(task.attempt, outcome);
     let op = match step {
         TaskMove::Claim => {
@@ -197,6 +197,7 @@ async fn bring_to(world: &mut World, state: TaskState, max_retries: u32) -> Resu
         announce: true,
         names: vec![name(0)],
         limits: BTreeMap::new(),
+        agents: BTreeMap::new(),
     };
     world.apply(replica(0), &join).await?;
     world.apply(replica(0), &create(true, task(max_retries))).await?;
@@ -238,6 +239,8 @@ fn task(max_retries: u32) -> NewTask {
         max_retries,
         start: Start::Now,
         event_id: "e-1".to_owned(),
+        agent: None,
+        timeout_ms: None,
     }
 }
 

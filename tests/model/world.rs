@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
@@ -10,13 +10,14 @@ use waooaw_orchestration::domain::dead_letter::DeadLetterId;
 use waooaw_orchestration::domain::event::Event;
 use waooaw_orchestration::domain::id::{Partition, ReplicaId, TaskId};
 use waooaw_orchestration::domain::model::{
-    Appetite, Fact, Home, LaneKey, Model, ModelEvent, NewTask, Op, Outcome, Place, Reply, Started, Word,
+    self, Appetite, Fact, Home, Lane, LaneKey, Model, ModelEvent, NewTask, Op, Outcome, Place, Reply, Started, Word,
 };
 use waooaw_orchestration::domain::priority::Priority;
 use waooaw_orchestration::domain::retry::RetryPolicy;
 use waooaw_orchestration::domain::rfc3339::parse_ms;
 use waooaw_orchestration::domain::state::TaskState;
 use waooaw_orchestration::domain::trigger::{Start, TaskTrigger};
+use waooaw_orchestration::store::agents::{self, Answer, Answered};
 use waooaw_orchestration::store::dead_letters::{Operator, Removal, Removed, Requeue, RequeuedTask};
 use waooaw_orchestration::store::functions::{self as real, Beat, BeatReply, Claimed, Joining, Takeover};
 use waooaw_orchestration::store::letter_listing::DeadLetterQuery;
@@ -25,15 +26,20 @@ use waooaw_orchestration::store::record::{self, Owner, Record};
 use waooaw_orchestration::store::upkeep::Retention;
 use waooaw_orchestration::{Endpoint, Store};
 
+use crate::inboxes;
 use crate::server::Server;
 use crate::steps::{Step, TASKS, prologue, task_id};
 
 const LOOK: &str = include_str!("look.lua");
 /// Moves all that is timed into the past.
-const ELAPSE: &str = "if redis.call('HEXISTS', ARGV[2], 'told_ms') == 1 then \
-                      redis.call('HINCRBY', ARGV[2], 'told_ms', -ARGV[1]) end \
-                      for _, key in ipairs(KEYS) do for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do \
-                      redis.call('ZINCRBY', key, -ARGV[1], member) end end";
+const ELAPSE: &str = include_str!("elapse.lua");
+/// How far Redis and the model may differ about when something is due that counts from a time which Redis takes itself. All
+/// that anybody waits for takes much longer.
+const TOLERANCE_MS: i64 = 5_000;
+/// Somebody looks at the timers more often than that.
+const LOOK_GAP: Duration = Duration::from_millis(2_500);
+/// How long nobody looked.
+const GAP_MS: i64 = 10_000;
 /// Every key of the partition as Redis would save it.
 const DUMP: &str = "local found = redis.call('KEYS', ARGV[1] .. '*') table.sort(found) local dump = {} \
                     for i, key in ipairs(found) do dump[i] = { key, redis.call('DUMP', key) } end return dump";
@@ -71,6 +77,8 @@ pub(crate) struct World {
     is_clock_back: bool,
     /// By how much it was found gone back.
     went_back_ms: i64,
+    /// When somebody looked at the timers last, by a clock of our own.
+    looked: Option<Instant>,
 }
 
 impl World {
@@ -92,6 +100,7 @@ impl World {
             strays: 0,
             is_clock_back: false,
             went_back_ms: 0,
+            looked: None,
         }
     }
 
@@ -106,6 +115,10 @@ impl World {
             }
             if let Step::ClockBack = step {
                 world.turn_clock_back().await;
+                continue;
+            }
+            if let Step::Gap = step {
+                world.look_away().await;
                 continue;
             }
             let next = step.resolve(&world.model, world.shift_ms);
@@ -135,7 +148,13 @@ impl World {
         }
 
         if matches!(op, Op::Promote { .. }) {
+            let was_back = self.is_clock_back;
             self.follow_clock().await?;
+            // A machine that stands still for a while makes a gap of its own.
+            let looked = self.looked.replace(Instant::now());
+            if looked.is_some_and(|looked| looked.elapsed() > LOOK_GAP) && !was_back {
+                self.model.nobody_looks(true);
+            }
         }
         let (expected, expected_events) = self.model.apply(by, op, now_ms + self.shift_ms);
 
@@ -150,9 +169,11 @@ impl World {
         }
         let is_alike = match (&found, &expected) {
             // The time to the next differs by what passed since `now_ms` was asked for.
-            (Reply::Promoted(found, next), Reply::Promoted(expected, expected_next)) => {
+            (Reply::Promoted(found, next, late), Reply::Promoted(expected, expected_next, expected_late)) => {
                 let gap_ms = next.unwrap_or(-1) - expected_next.unwrap_or(-1);
-                found == expected && next.is_some() == expected_next.is_some() && gap_ms.abs() < 60_000
+                (found, late) == (expected, expected_late)
+                    && next.is_some() == expected_next.is_some()
+                    && gap_ms.abs() < 60_000
             }
             (found, expected) => found == expected,
         };
@@ -188,6 +209,17 @@ impl World {
         set.arg(format!("{}meta", self.prefix)).arg("clock_ms").arg(seen);
         set.query_async::<()>(&mut self.raw).await.unwrap();
         self.is_clock_back = true;
+        self.model.nobody_looks(false);
+    }
+
+    /// Has Redis believe that nobody has looked at the timers for a while.
+    async fn look_away(&mut self) {
+        let seen = self.now_ms().await - GAP_MS;
+        let mut set = redis::cmd("HSET");
+        set.arg(format!("{}meta", self.prefix)).arg("clock_ms").arg(seen);
+        set.query_async::<()>(&mut self.raw).await.unwrap();
+        self.is_clock_back = false;
+        self.model.nobody_looks(true);
     }
 
     /// Tells the model by how much Redis found its clock gone back.
@@ -213,7 +245,10 @@ impl World {
         eval.arg(format!("{}timers", self.prefix))
             .arg(format!("{}handlers", self.prefix))
             .arg(ms)
-            .arg(format!("{}meta", self.prefix));
+            .arg(&self.prefix);
+        for id in self.model.desks().keys() {
+            eval.arg(id.to_string());
+        }
         eval.query_async::<()>(&mut self.raw).await.unwrap();
         self.shift_ms += ms;
     }
@@ -230,6 +265,7 @@ impl World {
                 announce,
                 names,
                 limits,
+                agents,
             } => {
                 let limits = limits.iter();
                 let limits = limits
@@ -240,7 +276,11 @@ impl World {
                         )
                     })
                     .collect();
-                let task_names: Vec<String> = names.iter().map(ToString::to_string).collect();
+                let mut task_names: Vec<String> = names.iter().map(ToString::to_string).collect();
+                task_names.extend(agents.iter().map(|(name, route)| {
+                    let (agent, silence_ms, timeout_ms) = (&route.agent, route.silence_ms, route.timeout_ms);
+                    format!("{name} {agent} {silence_ms} {timeout_ms}")
+                }));
                 let joining = Joining {
                     max_size: *max_size,
                     max_running: *max_running,
@@ -330,7 +370,52 @@ impl World {
                 Reply::Promoted(
                     usize::try_from(promoted.count).unwrap(),
                     promoted.next_ms.map(|next_ms| i64::try_from(next_ms).unwrap()),
+                    promoted.expired,
                 )
+            }
+            Op::Answer(sayings) => {
+                let answers: Vec<Answer> = sayings
+                    .iter()
+                    .map(|saying| inboxes::answer(saying, real_outcome))
+                    .collect();
+                let words = store.answer(partition, by, &answers).await.map_err(said)?;
+                let words = words.into_iter().map(|verdict| match verdict.word {
+                    Answered::Ok => Word::Ok,
+                    Answered::Retry => Word::Retry,
+                    Answered::Duplicate => Word::Duplicate,
+                    Answered::Stale => Word::Stale,
+                    Answered::Other => Word::Other,
+                    Answered::Terminal => Word::Terminal,
+                    Answered::Missing => Word::Missing,
+                    Answered::Early => Word::Early,
+                });
+                Reply::Words(words.collect(), Vec::new())
+            }
+            Op::Lend(loan) => {
+                let wanted = agents::Loan {
+                    agent: &loan.agent,
+                    queue: &loan.queue,
+                    max: loan.max,
+                    silence_ms: u64::try_from(loan.silence_ms).unwrap(),
+                    max_wait_ms: 300_000_000_000,
+                    reads_inbox: loan.reads_inbox,
+                    task_names: loan.names.as_deref().unwrap_or_default(),
+                };
+                let lent = store.lend(partition, by, &wanted).await.map_err(said)?;
+                let assigned = lent.assignments.iter().map(|payload| inboxes::attempt_in(payload));
+                Reply::Lent(Self::started(lent.tasks)?, assigned.collect())
+            }
+            Op::Read {
+                agent,
+                process,
+                count,
+                again,
+                acknowledges,
+            } => {
+                let inbox = format!("{}agent:{agent}", self.prefix);
+                let mut raw = self.raw.clone();
+                let reading = (agent, process.as_str(), *count, *again, *acknowledges);
+                Reply::Read(inboxes::read(&mut raw, &inbox, reading).await?)
             }
             Op::Beat {
                 number,
@@ -484,6 +569,7 @@ impl World {
 
     fn real_task(&self, new: &NewTask) -> record::NewTask {
         let mut trigger = TaskTrigger::new(new.name.clone());
+        trigger.agent_id.clone_from(&new.agent);
         trigger.start = match new.start {
             Start::At(due_ms) => Start::At(due_ms - self.shift_ms),
             start @ (Start::Now | Start::After(_)) => start,
@@ -505,7 +591,8 @@ impl World {
             retry,
             queue: new.queue.clone(),
             priority: new.priority,
-            timeout_seconds: None,
+            #[allow(clippy::cast_precision_loss, reason = "no timeout of a test is that long")]
+            timeout_seconds: new.timeout_ms.map(|timeout_ms| timeout_ms as f64 / 1000.0),
         }
     }
 
@@ -619,6 +706,17 @@ impl World {
             .await
             .map_err(|error| format!("{error:?}"))?;
         let mut lines: BTreeSet<String> = lines.into_iter().collect();
+        let timers: Vec<String> = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("timers "))
+            .flat_map(|timers| timers.split(' ').map(str::to_owned))
+            .collect();
+        for (id, due_ms) in timers.iter().filter_map(|timer| timer.split_once('=')) {
+            let (Ok(id), Ok(due_ms)) = (id.parse(), due_ms.parse::<i64>()) else {
+                continue;
+            };
+            self.model.timed(id, due_ms + self.shift_ms, TOLERANCE_MS);
+        }
         for (id, raw) in ids.iter().zip(raws) {
             if let Value::BulkString(raw) = raw {
                 lines.insert(line_of_record(*id, &raw)?);
@@ -678,34 +776,19 @@ impl World {
             lines.extend(replica.names.iter().map(|name| format!("can {id} {name}")));
             lines.extend(replica.paused.iter().map(|name| format!("paused {id} {name}")));
         }
-        for (key, lane) in self.model.lanes() {
-            let held = lane.held.iter().map(|(entry, owner)| (entry, owner.to_string()));
-            let waiting = lane.waiting.iter().map(|entry| (entry, "-".to_owned()));
-            let entries: Vec<_> = held
-                .chain(waiting)
-                .map(|(entry, owner)| format!("{}@{owner}", entry.task))
-                .collect();
-            let (kind, name) = match &key.home {
-                Home::Parked(name) => ("parked", name.to_string()),
-                Home::Queue(queue) => ("queue", queue.to_string()),
-            };
-            if !entries.is_empty() {
-                lines.insert(format!(
-                    "lane {kind}:{name}:{} {}",
-                    key.priority.key_part(),
-                    entries.join(" ")
-                ));
-            }
-        }
+        lines.extend(self.model.lanes().iter().filter_map(line_of_lane));
         for (id, task) in self.model.tasks() {
             let place = match task.place {
                 Place::Queued => 'Q',
                 Place::Parked => 'K',
+                Place::Desk => 'A',
                 Place::Delayed { .. } => 'D',
             };
-            let owner = task
-                .owner
-                .map_or("-".to_owned(), |(owner, slot)| format!("{owner}/{slot}"));
+            let owner = match &task.owner {
+                Some(owner @ model::Owner::Worker(..)) => owner.to_string(),
+                Some(model::Owner::Agent(_)) => "agent".to_owned(),
+                None => "-".to_owned(),
+            };
             lines.insert(format!(
                 "task {id} {} {place} {} attempt {} retries {}/{} losses {} seq {} owner {owner} note {}",
                 task.state,
@@ -724,8 +807,10 @@ impl World {
         for queue in self.model.queues() {
             let ranks = Priority::ALL.map(|priority| {
                 let home = Home::Queue(queue.clone());
-                let lane = self.model.lanes().get(&LaneKey { priority, home });
-                lane.map_or((0, 0), |lane| (lane.waiting.len(), lane.held.len()))
+                let lane = |home| self.model.lanes().get(&LaneKey { priority, home });
+                let held = |home| lane(home).map_or(0, |lane| lane.held.len());
+                let waiting = lane(home.clone()).map_or(0, |lane| lane.waiting.len());
+                (waiting, held(home) + held(Home::Desk(queue.clone())))
             });
             lines.insert(format!("queue {queue} {ranks:?}"));
         }
@@ -758,6 +843,7 @@ impl World {
         for (id, task) in self.model.tasks().iter().filter(|(_, task)| task.life > 1) {
             lines.insert(format!("life {id} {}", task.life));
         }
+        lines.extend(inboxes::lines(&self.model));
         let ends = TaskState::ALL.into_iter().filter(|state| state.is_terminal());
         let counters = self.model.counters();
         let ended: u64 = ends.map(|state| counters[&state.as_str().to_lowercase()]).sum();
@@ -786,6 +872,32 @@ fn line_of_record(id: TaskId, raw: &[u8]) -> Result<String, Outcry> {
         record.seq,
         record.tail.is_some()
     ))
+}
+
+/// A lane with its entries and who holds them; nothing of an empty one.
+fn line_of_lane((key, lane): (&LaneKey, &Lane)) -> Option<String> {
+    let held = lane.held.iter().map(|(entry, owner)| (entry, holder(owner)));
+    let waiting = lane.waiting.iter().map(|entry| (entry, "-".to_owned()));
+    let entries: Vec<_> = held
+        .chain(waiting)
+        .map(|(entry, owner)| format!("{}@{owner}", entry.task))
+        .collect();
+    let (kind, name) = match &key.home {
+        Home::Shelf(name) => ("parked", format!("@{name}")),
+        Home::Parked(name) => ("parked", name.to_string()),
+        Home::Queue(queue) => ("queue", queue.to_string()),
+        Home::Desk(queue) => ("agents", queue.to_string()),
+    };
+    let (priority, entries) = (key.priority.key_part(), entries.join(" "));
+    (!entries.is_empty()).then(|| format!("lane {kind}:{name}:{priority} {entries}"))
+}
+
+/// Under which name an entry is held.
+fn holder(owner: &model::Owner) -> String {
+    match owner {
+        model::Owner::Worker(replica, _) => replica.to_string(),
+        model::Owner::Agent(_) => owner.to_string(),
+    }
 }
 
 fn is_in_flow(id: TaskId) -> bool {

@@ -1,6 +1,6 @@
 //! How an attempt ends: settled by its owner, or lost with it.
 
-use super::{Fact, Model, Outcome, Reply, Settlement, Task, Turn, Word};
+use super::{Fact, Model, Outcome, Owner, Reply, Settlement, Task, Turn, Word};
 use crate::domain::event::EventType;
 use crate::domain::id::{ReplicaId, TaskId};
 use crate::domain::state::{TaskMove, TaskState};
@@ -13,7 +13,7 @@ impl Model {
         let Some(task) = self.tasks.get(&settlement.task) else {
             return Word::Missing;
         };
-        let is_owner = task.owner.is_some_and(|(replica, _)| replica == turn.by);
+        let is_owner = task.owner.as_ref().and_then(Owner::replica) == Some(turn.by);
         if !is_owner || task.attempt != settlement.attempt {
             return Word::Stale;
         }
@@ -26,23 +26,21 @@ impl Model {
             };
         }
         self.change(settlement.task, |task| task.losses = 0);
-        self.end_attempt(turn, settlement.task, settlement.outcome, None)
+        self.end_attempt(turn, settlement.task, settlement.outcome, false)
     }
 
-    /// Ends a running attempt. `lost` tells of its owner's silence.
-    fn end_attempt(&mut self, turn: &mut Turn, id: TaskId, outcome: Outcome, lost: Option<ReplicaId>) -> Word {
+    /// Ends a running attempt. `is_lost` tells of its owner's silence.
+    pub(super) fn end_attempt(&mut self, turn: &mut Turn, id: TaskId, outcome: Outcome, is_lost: bool) -> Word {
         let task = &self.tasks[&id];
         let step = task.move_of(outcome);
         let Some(state) = task.state.after(step) else {
             return Word::Stale;
         };
-        let worker = task
-            .owner
-            .map_or(String::new(), |(owner, slot)| format!("{owner}/{slot}"));
+        let worker = task.owner.as_ref().map_or(String::new(), ToString::to_string);
         self.remove_entry(id);
         self.change(id, |task| task.state = state);
         let mut facts = Vec::new();
-        if lost.is_some() {
+        if is_lost {
             facts.push(("/error/type", Fact::Text("lost".to_owned())));
         }
         match step {
@@ -100,17 +98,9 @@ impl Model {
         let mut lost = self.held_by(victim);
         lost.truncate(limit);
         for id in &lost {
-            let losses = self.change(*id, |task| {
-                task.losses += 1;
-                task.losses
-            });
-            let outcome = if losses >= LOSSES_MAX {
-                Outcome::Rejected
-            } else {
-                Outcome::Failed { delay_ms: 0 }
-            };
-            self.end_attempt(turn, *id, outcome, Some(victim));
+            self.lose(turn, *id);
         }
+        self.hand_over(turn, false);
         let is_done = lost.len() < limit;
         if is_done && let Some(mut replica) = self.replicas.remove(&victim) {
             let workers = replica.workers;

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use crate::domain::id::{Name, QueueName, ReplicaId, TaskId};
+use super::Owner;
+use crate::domain::id::{Name, QueueName, TaskId};
 use crate::domain::priority::Priority;
 
 /// Names a lane. The order is the order of service: by priority, and what was parked waited longer.
@@ -17,10 +18,34 @@ pub struct LaneKey {
 /// What the tasks of a lane have in common.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Home {
+    /// Their handler, of which as many ran as may, where agents carry them out.
+    Shelf(Name),
     /// Their handler, which the replica that was offered them lacked, or of which as many ran as may.
     Parked(Name),
     /// Their queue.
     Queue(QueueName),
+    /// Their queue, where agents carry them out.
+    Desk(QueueName),
+}
+
+impl Home {
+    /// Whether its tasks wait beside their queue, with their like.
+    #[must_use]
+    pub const fn is_parked(&self) -> bool {
+        match self {
+            Self::Shelf(_) | Self::Parked(_) => true,
+            Self::Queue(_) | Self::Desk(_) => false,
+        }
+    }
+
+    /// Whether its tasks are for agents.
+    #[must_use]
+    pub const fn is_for_agents(&self) -> bool {
+        match self {
+            Self::Shelf(_) | Self::Desk(_) => true,
+            Self::Parked(_) | Self::Queue(_) => false,
+        }
+    }
 }
 
 /// One place in a lane. A task knows the number of the entry that it waits in, so any other entry with its id is known
@@ -50,12 +75,12 @@ pub struct Lane {
     /// What waits, first in first out.
     pub waiting: VecDeque<Entry>,
     /// What runs, oldest entry first, with its owner: the pending list.
-    pub held: Vec<(Entry, ReplicaId)>,
+    pub held: Vec<(Entry, Owner)>,
 }
 
 impl Lane {
     /// Lists a delivered entry as its owner's.
-    pub(super) fn hold(&mut self, entry: Entry, owner: ReplicaId) {
+    pub(super) fn hold(&mut self, entry: Entry, owner: Owner) {
         self.held.push((entry, owner));
         self.held.sort_by_key(|(entry, _)| entry.number);
     }

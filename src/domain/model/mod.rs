@@ -7,6 +7,7 @@
 //!
 //! Leaves out what has no say in a task's fate: payloads, reports of replicas, rejected triggers, bells.
 
+mod agent;
 mod attempt;
 mod lane;
 mod letter;
@@ -17,15 +18,17 @@ mod trim;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
+pub use agent::{Desk, Loan, Notice, Reading, Route};
 pub use attempt::LOSSES_MAX;
 pub use lane::{Entry, Home, Lane, LaneKey};
 pub use letter::Letter;
 pub use take::{LOOKS_BESIDE, LOOKS_PER_SLOT, RESCUE_EVERY};
 pub use trim::TELL_MS;
 
-use take::Looks;
-pub use words::{Appetite, Fact, ModelEvent, NewTask, Op, Outcome, Reply, Settlement, Started, Word};
+use take::Wish;
+pub use words::{Appetite, Fact, ModelEvent, NewTask, Op, Outcome, Reply, Said, Saying, Settlement, Started, Word};
 
 use super::event::EventType;
 use super::id::{Name, QueueName, ReplicaId, TaskId};
@@ -59,8 +62,12 @@ pub struct Task {
     pub losses: u8,
     /// The number of its last event.
     pub seq: u32,
-    /// The replica and slot of its last attempt.
-    pub owner: Option<(ReplicaId, u16)>,
+    /// Who has or had its last attempt.
+    pub owner: Option<Owner>,
+    /// The agent that it is for.
+    pub route: Option<Route>,
+    /// How long an attempt may take, where that was said.
+    pub timeout_ms: Option<i64>,
     /// The entry that it waits or runs in; any other entry with its id is a stranger's.
     pub entry: u64,
     /// The command that cancelled it.
@@ -71,13 +78,45 @@ pub struct Task {
     pub revivals: BTreeMap<u32, u32>,
 }
 
+/// Who has an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// A slot of a replica.
+    Worker(ReplicaId, u16),
+    /// An agent.
+    Agent(Name),
+}
+
+impl Owner {
+    /// The replica, where it is one's.
+    #[must_use]
+    pub const fn replica(&self) -> Option<ReplicaId> {
+        match self {
+            Self::Worker(replica, _) => Some(*replica),
+            Self::Agent(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    /// As events name it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Worker(replica, slot) => write!(f, "{replica}/{slot}"),
+            Self::Agent(agent) => write!(f, "agent:{agent}"),
+        }
+    }
+}
+
 /// Where a pending task waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// In its queue.
     Queued,
-    /// With its like, until a replica asks that has their handler.
+    /// With its like, until a replica asks that has their handler, or there is room under a limit.
     Parked,
+    /// For its agent, to be handed over.
+    Desk,
     /// For its time.
     Delayed {
         /// When it is due.
@@ -96,6 +135,8 @@ pub struct Replica {
     pub names: BTreeSet<Name>,
     /// The names that it registered and does not claim for now, since their target does not answer.
     pub paused: BTreeSet<Name>,
+    /// The names of the tasks that it knows an agent for.
+    pub assigns: BTreeSet<Name>,
     /// How many tasks of a name may run at a time, as far as its configuration says.
     pub limits: BTreeMap<Name, u64>,
     /// The number of its last event.
@@ -127,6 +168,14 @@ pub struct Model {
     revived: BTreeMap<TaskState, u64>,
     /// How many events operators caused that are no replicas.
     operators: BTreeMap<ReplicaId, u32>,
+    /// The names of tasks that agents carry out.
+    agent_names: BTreeMap<Name, Route>,
+    desks: BTreeMap<TaskId, Desk>,
+    inboxes: BTreeMap<Name, Vec<Notice>>,
+    /// Whether the next look at the timers comes after a time in which nobody looked.
+    is_asleep: bool,
+    /// When silence can have begun at the earliest.
+    awake_ms: i64,
 }
 
 /// One call under way: who makes it, when, and what it appended to the log.
@@ -134,6 +183,8 @@ struct Turn {
     by: ReplicaId,
     now_ms: i64,
     events: Vec<ModelEvent>,
+    /// The names that were at their limit when it began.
+    full: BTreeSet<Name>,
 }
 
 impl Default for Model {
@@ -155,6 +206,11 @@ impl Default for Model {
             letters: BTreeMap::new(),
             revived: BTreeMap::new(),
             operators: BTreeMap::new(),
+            agent_names: BTreeMap::new(),
+            desks: BTreeMap::new(),
+            inboxes: BTreeMap::new(),
+            is_asleep: true,
+            awake_ms: 0,
         }
     }
 }
@@ -162,8 +218,13 @@ impl Default for Model {
 impl Model {
     /// Does what `by` asks at `now_ms`; the answer, and the events in order.
     pub fn apply(&mut self, by: ReplicaId, op: &Op, now_ms: i64) -> (Reply, Vec<ModelEvent>) {
-        let events = Vec::new();
-        let mut turn = Turn { by, now_ms, events };
+        let names = self.tasks_with_limit().into_keys();
+        let mut turn = Turn {
+            by,
+            now_ms,
+            events: Vec::new(),
+            full: names.filter(|name| self.room(name) == Some(0)).collect(),
+        };
         let reply = match op {
             Op::Join { .. } => self.join(&mut turn, op),
             Op::Create {
@@ -172,27 +233,44 @@ impl Model {
                 appetite,
             } => {
                 let words = self.create(&mut turn, *check_names, tasks);
-                Reply::Words(words, self.take(&mut turn, appetite, Looks::WhereSomethingWaits))
+                Reply::Words(words, self.take(&mut turn, &Wish::beside(appetite)))
             }
-            Op::Claim(appetite) => Reply::Words(Vec::new(), self.take(&mut turn, appetite, Looks::Everywhere)),
+            Op::Claim(appetite) => Reply::Words(Vec::new(), self.take(&mut turn, &Wish::alone(appetite))),
             Op::Settle { settlements, appetite } => {
                 let words = settlements.iter().map(|one| self.settle(&mut turn, one)).collect();
-                Reply::Words(words, self.take(&mut turn, appetite, Looks::WhereSomethingWaits))
+                Reply::Words(words, self.take(&mut turn, &Wish::beside(appetite)))
             }
             Op::Cancel { cause, tasks } => {
                 let words = tasks.iter().map(|id| self.cancel(&mut turn, cause.as_ref(), *id));
-                Reply::Words(words.collect(), Vec::new())
+                let words = words.collect();
+                self.hand_over(&mut turn, false);
+                Reply::Words(words, Vec::new())
             }
-            Op::Promote { limit } => self.promote(now_ms, *limit),
+            Op::Promote { limit } => self.promote(&mut turn, *limit),
+            Op::Answer(sayings) => {
+                let words = sayings.iter().map(|saying| self.answer(&mut turn, saying)).collect();
+                self.hand_over(&mut turn, false);
+                Reply::Words(words, Vec::new())
+            }
+            Op::Lend(loan) => self.lend(&mut turn, loan),
+            Op::Read {
+                agent,
+                process,
+                count,
+                again,
+                acknowledges,
+            } => Reply::Read(self.read_inbox(now_ms, (agent, process), *count, *again, *acknowledges)),
             Op::Beat { .. } => self.beat(&turn, op),
             Op::Takeover { victim, seen, limit } => self.takeover(&mut turn, *victim, seen, *limit),
             Op::Leave { announce } => self.leave(&mut turn, *announce),
             Op::SetLimits { max_size, max_running } => {
                 let word = self.set_limits(&mut turn, *max_size, *max_running);
+                self.hand_over_if(&mut turn, word);
                 Reply::Words(vec![word], Vec::new())
             }
             Op::Pause { queue, is_paused } => {
                 let word = self.pause(&mut turn, queue, *is_paused);
+                self.hand_over_if(&mut turn, word);
                 Reply::Words(vec![word], Vec::new())
             }
             Op::Circuit { name, is_open } => self.set_circuit(by, name, *is_open),
@@ -206,12 +284,14 @@ impl Model {
                     only: Some(name.clone()),
                     ..Appetite::default()
                 };
-                let started = self.take(&mut turn, &appetite, Looks::WhereSomethingWaits);
+                let started = self.take(&mut turn, &Wish::beside(&appetite));
                 Reply::Words(Vec::new(), started)
             }
             Op::Requeue { letters, max_retries } => {
                 let one = |(task, attempt): &(TaskId, u32)| self.requeue(&mut turn, *task, *attempt, *max_retries);
-                Reply::Lives(letters.iter().map(one).collect())
+                let lives = letters.iter().map(one).collect();
+                self.hand_over(&mut turn, false);
+                Reply::Lives(lives)
             }
             Op::Discard { letters } => {
                 let words = letters
@@ -276,10 +356,11 @@ impl Model {
         self.tasks.values().filter(waits_aside).count()
     }
 
-    /// The delayed tasks, the next due first.
+    /// The delayed tasks and the attempts of agents, the next due first.
     #[must_use]
     pub fn timers(&self) -> Vec<(i64, TaskId)> {
-        let mut timers: Vec<_> = self.tasks.iter().filter_map(|(id, task)| task.due(*id)).collect();
+        let delayed = self.tasks.iter().filter_map(|(id, task)| task.due(*id));
+        let mut timers: Vec<_> = delayed.chain(self.watched()).collect();
         timers.sort_unstable();
         timers
     }
@@ -335,6 +416,7 @@ impl Model {
             announce,
             names,
             limits,
+            agents,
         } = op
         else {
             return Reply::Done;
@@ -352,9 +434,21 @@ impl Model {
         replica.workers = workers;
         replica.names.extend(names.iter().cloned());
         // What is said of a name that it can not run does not count.
-        let own = limits.iter().filter(|(name, _)| names.contains(name));
+        if !agents.is_empty() {
+            replica.assigns = agents.keys().cloned().collect();
+        }
+        let own = limits
+            .iter()
+            .filter(|(name, _)| names.contains(name) || agents.contains_key(name));
         replica.limits = own.map(|(name, most)| (name.clone(), *most)).collect();
-        self.names.extend(names.iter().map(|name| (name.clone(), turn.now_ms)));
+        let all = names.iter().chain(agents.keys());
+        self.names.extend(all.map(|name| (name.clone(), turn.now_ms)));
+        // A handler of one's own comes first.
+        self.agent_names.retain(|name, _| !names.contains(name));
+        for (name, route) in agents {
+            self.agent_names.insert(name.clone(), route.clone());
+            self.inboxes.entry(route.agent.clone()).or_default();
+        }
         if is_new && *announce {
             turn.tell_pool(turn.by, replica, "joined", workers);
         }
@@ -373,14 +467,15 @@ impl Model {
             let is_known = self.is_known(&new.name, turn.now_ms);
             let word = if self.tasks.contains_key(&new.id) {
                 Word::Duplicate
-            } else if check_names && !is_known {
+            } else if check_names && !is_known && self.route_of(new, check_names, turn.now_ms).is_none() {
                 Word::Unknown
             } else if self.max_size > 0 && self.count_open() >= self.max_size {
                 // What comes after must not overtake.
                 words.resize(tasks.len(), Word::Full);
                 break;
             } else {
-                self.add(turn, new);
+                let route = self.route_of(new, check_names, turn.now_ms);
+                self.add(turn, new, route);
                 Word::Ok
             };
             words.push(word);
@@ -388,7 +483,13 @@ impl Model {
         words
     }
 
-    fn add(&mut self, turn: &mut Turn, new: &NewTask) {
+    /// Who takes tasks by hand carries them out, whatever agent they name.
+    fn route_of(&self, new: &NewTask, check_names: bool, now_ms: i64) -> Option<Route> {
+        let wanted = new.agent.as_ref().filter(|_| check_names);
+        self.route(&new.name, wanted, now_ms)
+    }
+
+    fn add(&mut self, turn: &mut Turn, new: &NewTask, route: Option<Route>) {
         let due_ms = match new.start {
             Start::Now => None,
             Start::After(delay) => Some(turn.now_ms + i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)),
@@ -406,6 +507,8 @@ impl Model {
             losses: 0,
             seq: 0,
             owner: None,
+            route,
+            timeout_ms: new.timeout_ms,
             entry: 0,
             cancelled_by: None,
             life: 1,
@@ -437,11 +540,15 @@ impl Model {
                 Word::Terminal
             };
         };
+        let is_agents = task.state == TaskState::Running && matches!(task.owner, Some(Owner::Agent(_)));
         self.remove_entry(id);
         self.change(id, |task| {
             task.state = state;
             task.cancelled_by = cause.cloned();
         });
+        if is_agents {
+            self.part(id, true);
+        }
         let facts = vec![("/reason", Fact::Text("requested".to_owned()))];
         self.tell(turn, EventType::TaskCancelled, id, facts);
         if let (Some(event), Some(cause)) = (turn.events.last_mut(), cause) {
@@ -450,15 +557,23 @@ impl Model {
         Word::Ok
     }
 
-    fn promote(&mut self, now_ms: i64, limit: usize) -> Reply {
+    fn promote(&mut self, turn: &mut Turn, limit: usize) -> Reply {
+        let now_ms = turn.now_ms;
+        self.wake(now_ms);
         let mut due = self.timers();
         due.retain(|(due_ms, _)| *due_ms <= now_ms);
         due.truncate(limit);
+        let mut expired = Vec::new();
         for (_, id) in &due {
-            self.wait(*id, None, now_ms);
+            if self.tasks[id].state == TaskState::Pending {
+                self.wait(*id, None, now_ms);
+            } else {
+                self.look(turn, *id, &mut expired);
+            }
         }
+        self.hand_over(turn, true);
         let next = self.timers().first().map(|(due_ms, _)| (due_ms - now_ms).max(0));
-        Reply::Promoted(due.len(), next)
+        Reply::Promoted(due.len(), next, expired)
     }
 
     fn beat(&mut self, turn: &Turn, op: &Op) -> Reply {
@@ -478,13 +593,15 @@ impl Model {
         replica.beat = *number;
         replica.workers = *workers;
         if *renew_names {
-            let names = replica.names.union(&replica.paused);
+            let names = replica.names.union(&replica.paused).chain(&replica.assigns);
             self.names.extend(names.map(|name| (name.clone(), turn.now_ms)));
         }
         let is_own = |id: &TaskId| {
             let task = self.tasks.get(id).filter(|task| task.state == TaskState::Running)?;
-            let (owner, slot) = task.owner.filter(|(owner, _)| *owner == turn.by)?;
-            Some((owner, slot, task))
+            match task.owner {
+                Some(Owner::Worker(owner, slot)) if owner == turn.by => Some((owner, slot, task)),
+                Some(Owner::Worker(..) | Owner::Agent(_)) | None => None,
+            }
         };
         let is_gone = |(id, attempt): &&(TaskId, u32)| is_own(id).is_none_or(|(_, _, task)| task.attempt != *attempt);
         let gone = held.iter().filter(is_gone).map(|(id, _)| *id).collect();
@@ -576,9 +693,9 @@ impl Model {
     /// What a replica holds: by queue and then by parked name, at each from the highest priority down.
     fn held_by(&self, replica: ReplicaId) -> Vec<TaskId> {
         let mut lanes: Vec<_> = self.lanes.iter().collect();
-        lanes.sort_by_key(|(lane, _)| (matches!(lane.home, Home::Parked(_)), &lane.home, lane.priority));
+        lanes.sort_by_key(|(lane, _)| (lane.home.is_parked(), &lane.home, lane.priority));
         let held = lanes.into_iter().flat_map(|(_, lane)| &lane.held);
-        held.filter(|(_, owner)| *owner == replica)
+        held.filter(|(_, owner)| owner.replica() == Some(replica))
             .map(|(entry, _)| entry.task)
             .collect()
     }
@@ -590,16 +707,20 @@ impl Model {
             return;
         }
         let task = &self.tasks[&id];
-        let number = self.enter(Home::Queue(task.queue.clone()), task.priority, id, now_ms, None);
+        let (home, place) = match task.route {
+            Some(_) => (Home::Desk(task.queue.clone()), Place::Desk),
+            None => (Home::Queue(task.queue.clone()), Place::Queued),
+        };
+        let number = self.enter(home, task.priority, id, now_ms, None);
         self.change(id, |task| {
-            task.place = Place::Queued;
+            task.place = place;
             task.entry = number;
         });
     }
 
     /// Appends an entry to a lane; its number.
     fn enter(&mut self, home: Home, priority: Priority, task: TaskId, since_ms: i64, since_seq: Option<u64>) -> u64 {
-        if let Home::Queue(queue) = &home {
+        if let Home::Queue(queue) | Home::Desk(queue) = &home {
             self.queues.insert(queue.clone());
         }
         self.entries += 1;
@@ -650,7 +771,7 @@ impl Task {
     fn due(&self, id: TaskId) -> Option<(i64, TaskId)> {
         match self.place {
             Place::Delayed { due_ms } if self.state == TaskState::Pending => Some((due_ms, id)),
-            Place::Delayed { .. } | Place::Queued | Place::Parked => None,
+            Place::Delayed { .. } | Place::Queued | Place::Parked | Place::Desk => None,
         }
     }
 }

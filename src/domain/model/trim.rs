@@ -21,6 +21,8 @@ pub(super) struct Kept {
     /// Events and tasks that went since it was last told, and when that was.
     untold: (u64, u64),
     told_ms: Option<i64>,
+    /// Whether it was cleaned up behind agents.
+    is_tidy: bool,
 }
 
 /// An event of the log.
@@ -52,6 +54,7 @@ impl Model {
 
     /// Timers move with a clock that went back.
     pub fn clock_went_back(&mut self, by_ms: i64) {
+        self.shift_watches(by_ms);
         for task in self.tasks.values_mut() {
             if let super::Place::Delayed { due_ms } = &mut task.place {
                 *due_ms -= by_ms;
@@ -93,6 +96,7 @@ impl Model {
                 if is_dead(task.state) {
                     self.kept.buried.insert((id, task.attempt));
                 }
+                self.forget_desk(id);
                 *self.kept.forgotten.entry(task.state).or_default() += 1;
                 tasks += 1;
             }
@@ -100,6 +104,10 @@ impl Model {
         self.kept.untold.1 += tasks;
         let is_more = removed == limit;
         let is_time = self.kept.told_ms.is_none_or(|told_ms| turn.now_ms - told_ms >= TELL_MS);
+        // Every ten seconds, and no case takes so long.
+        if !is_more && !std::mem::replace(&mut self.kept.is_tidy, true) {
+            self.tidy_agents(turn.now_ms, everything);
+        }
         if !is_more && self.kept.untold.0 > 0 && is_time {
             self.tell_trimmed(turn);
         }

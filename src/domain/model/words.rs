@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::agent::{Loan, Route};
 use crate::domain::event::EventType;
 use crate::domain::id::{Name, QueueName, ReplicaId, TaskId};
 use crate::domain::priority::Priority;
@@ -25,6 +26,8 @@ pub enum Op {
         names: Vec<Name>,
         /// How many tasks of a name may run at a time, where it says so.
         limits: BTreeMap<Name, u64>,
+        /// The names of the tasks that it knows an agent for.
+        agents: BTreeMap<Name, Route>,
     },
     /// Makes tasks, then hands out work.
     Create {
@@ -55,6 +58,23 @@ pub enum Op {
     Promote {
         /// How many at most.
         limit: usize,
+    },
+    /// Takes what agents say.
+    Answer(Vec<Saying>),
+    /// Hands out waiting tasks to somebody outside.
+    Lend(Loan),
+    /// A process of an agent reads its inbox, past all functions.
+    Read {
+        /// The agent.
+        agent: Name,
+        /// The process.
+        process: String,
+        /// How many at most.
+        count: usize,
+        /// Whether it reads what it has read before and not acknowledged, else what is new.
+        again: bool,
+        /// Whether it acknowledges all that it reads.
+        acknowledges: bool,
     },
     /// The caller lives.
     Beat {
@@ -160,6 +180,36 @@ pub struct NewTask {
     pub start: Start,
     /// The `event_id` of its trigger.
     pub event_id: String,
+    /// The agent that the caller names.
+    pub agent: Option<Name>,
+    /// How long an attempt may take, where that is said.
+    pub timeout_ms: Option<i64>,
+}
+
+/// What somebody says of an attempt that an agent holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saying {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub attempt: u32,
+    /// Who says so; `None` for whoever holds it.
+    pub who: Option<String>,
+    /// The event that says so.
+    pub event_id: Option<String>,
+    /// Its place among the commands.
+    pub entry: Option<u64>,
+    /// What.
+    pub said: Said,
+}
+
+/// How an attempt of an agent goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// It goes on; how far it is, where that is said.
+    Beat(Option<String>),
+    /// It is over.
+    Ended(Outcome),
 }
 
 /// What a caller with free slots may be given.
@@ -216,8 +266,12 @@ pub enum Reply {
     Words(Vec<Word>, Vec<Started>),
     /// A word for each dead letter in order, and the life that its task begins or began, if any.
     Lives(Vec<(Word, Option<u32>)>),
-    /// How many were queued, and how long until the next is due.
-    Promoted(usize, Option<i64>),
+    /// How many timers were due, how long until the next is, and the attempts of agents whose time is up.
+    Promoted(usize, Option<i64>, Vec<(TaskId, u32)>),
+    /// What was handed out of a queue, and of an inbox.
+    Lent(Vec<Started>, Vec<(TaskId, u32)>),
+    /// What a process read: whether it is an assignment, else word of a cancel.
+    Read(Vec<(bool, TaskId, u32)>),
     /// What the caller holds no more, and what it was given without knowing.
     Beaten {
         /// Not its own any more.
@@ -252,6 +306,10 @@ pub enum Word {
     Duplicate,
     /// The attempt is not the caller's any more; nothing changed.
     Stale,
+    /// Another agent has the attempt; nothing changed.
+    Other,
+    /// The time of the attempt is not up; nothing changed.
+    Early,
     /// Ended before; nothing changed.
     Terminal,
     /// Its state does not allow it; nothing changed.
