@@ -730,14 +730,7 @@ async fn large_tasks_are_requeued_in_calls_that_stay_short() {
         .map(|one| one.dead_letter_id.parse().unwrap())
         .collect();
     assert_eq!(ids.len(), names.len());
-    let calls = async || {
-        let info: String = redis.ask(&["INFO", "commandstats"]).await;
-        let fcall = info
-            .lines()
-            .find_map(|line| line.strip_prefix("cmdstat_fcall:calls="))
-            .unwrap();
-        fcall.split(',').next().unwrap().parse::<usize>().unwrap()
-    };
+    let calls = async || redis.function_calls().await;
     // Nobody else calls meanwhile.
     drop(replica);
     let before = calls().await;

@@ -284,14 +284,7 @@ async fn a_flood_of_commands_about_nothing_does_not_slow_down_the_others() {
         .await;
     let mut log = redis.log().await;
     log.until_count("task.started", 1).await;
-    let calls = async || {
-        let info: String = redis.ask(&["INFO", "commandstats"]).await;
-        let line = info
-            .lines()
-            .find_map(|line| line.strip_prefix("cmdstat_fcall:calls="))
-            .unwrap();
-        line.split(',').next().unwrap().parse::<usize>().unwrap()
-    };
+    let calls = async || redis.function_calls().await;
 
     for number in 0..COUNT {
         redis

