@@ -37,7 +37,8 @@ fn is_answer(event: &LogEvent) -> bool {
     is_end && event.text("worker_id") == format!("agent:{AGENT}") && problem != "lost" && problem != "timeout"
 }
 
-/// What can not be. `is_undone`: Redis may have lost its last moments, with attempts that answers are about.
+/// What can not be. `is_undone`: Redis may have lost its last moments, with attempts that answers are about. What is said of
+/// such an attempt is found refused, while another of the same number may have begun by the time that the refusal is written.
 pub(crate) fn judge(agent: &Agent, log: &Log<'_>, is_undone: bool) -> Vec<String> {
     let refused = refused(log);
     let lives = lives_with_places(log);
@@ -50,34 +51,23 @@ pub(crate) fn judge(agent: &Agent, log: &Log<'_>, is_undone: bool) -> Vec<String
     }
     let reported = agent.reported.lock().unwrap();
     for (task, life) in &lives {
-        let mut started = 0;
-        for (at, event) in life {
-            if event.kind == "task.started" {
-                started = *at;
-            } else if is_answer(event) {
-                let attempt = ((*task).to_owned(), attempt_in(event));
-                let Some(said) = reported.get(&attempt) else {
-                    problems.push(format!(
-                        "the agent never said what {} tells: {}",
-                        event.event_id, event.payload
-                    ));
-                    continue;
-                };
-                // What was refused before is about an attempt of the same number that Redis has forgotten.
-                let not_taken: BTreeSet<&str> = refused
-                    .get(&attempt)
-                    .into_iter()
-                    .flatten()
-                    .filter(|(at, _)| *at > started)
-                    .map(|(_, event)| event.causation_id.as_str())
-                    .collect();
-                // What counted is not refused, however often it comes.
-                if said.iter().all(|event_id| not_taken.contains(event_id.as_str())) {
-                    problems.push(format!(
-                        "attempt {} of {task} ended by an answer, and all were refused",
-                        attempt.1
-                    ));
-                }
+        for (_, event) in life.iter().filter(|(_, event)| is_answer(event)) {
+            let attempt = ((*task).to_owned(), attempt_in(event));
+            let Some(said) = reported.get(&attempt) else {
+                problems.push(format!(
+                    "the agent never said what {} tells: {}",
+                    event.event_id, event.payload
+                ));
+                continue;
+            };
+            let refusals = refused.get(&attempt).into_iter().flatten();
+            let not_taken: BTreeSet<&str> = refusals.map(|(_, event)| event.causation_id.as_str()).collect();
+            // What counted is not refused, however often it comes.
+            if said.iter().all(|event_id| not_taken.contains(event_id.as_str())) && !is_undone {
+                problems.push(format!(
+                    "attempt {} of {task} ended by an answer, and all were refused",
+                    attempt.1
+                ));
             }
         }
     }
@@ -112,7 +102,7 @@ fn wrongly_refused(
     let has_started = before().any(|event| event.kind == "task.started" && attempt_in(event) == attempt);
     let is_over = before().any(|event| !is_start(event) && attempt_in(event) >= attempt);
     let is_late = ["stale_attempt", "invalid_transition"].contains(&refusal.text("reason"));
-    let is_right = if has_started { is_over && is_late } else { is_undone };
+    let is_right = is_undone || (has_started && is_over && is_late);
     (!is_right).then(|| format!("{} was refused wrongly: {}", refusal.causation_id, refusal.payload))
 }
 

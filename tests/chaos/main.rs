@@ -43,7 +43,7 @@ use plan::Fault;
 use seed::Outcome;
 
 /// How many seeds must show everything that agents can meet with.
-const MANY: usize = 3;
+const MANY: usize = 10;
 
 /// What to run.
 struct Arguments {
