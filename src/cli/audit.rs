@@ -47,7 +47,7 @@ pub(super) async fn run(context: &Context, command: AuditCommand) -> Result<(), 
             let id: TaskId = id.parse().map_err(|error: crate::domain::id::InvalidId| {
                 Error::InvalidField(Rejection::new(Reason::InvalidField, Some("task_id"), error.to_string()))
             })?;
-            let store = context.store()?;
+            let store = context.store().await?;
             let shown = Shown::begin(context, "reading the log");
             let outcome = audit::timeline(&store, id, &|step| shown.tell(step)).await;
             shown.end();
@@ -79,7 +79,7 @@ impl Shown {
 }
 
 async fn verify(context: &Context) -> Result<(), Failure> {
-    let store = context.store()?;
+    let store = context.store().await?;
     let shown = Shown::begin(context, "auditing");
     let outcome = audit::verify(&store, Scope::Everything, &|step| shown.tell(step)).await;
     shown.end();

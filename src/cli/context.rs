@@ -119,13 +119,20 @@ impl Context {
         Ok(host_and_port.unwrap_or_else(|| "redis".to_owned()))
     }
 
-    /// Where Redis is.
+    /// Where Redis is. A number of partitions that nobody chose is left to what Redis holds.
     pub(crate) fn endpoint(&self) -> Result<Endpoint, Failure> {
-        Ok(wiring::endpoint(&self.load(Vec::new())?.config)?)
+        let loaded = self.load(Vec::new())?;
+        let mut endpoint = wiring::endpoint(&loaded.config)?;
+        if !loaded.is_chosen("redis.partitions") {
+            endpoint.partitions = None;
+        }
+        Ok(endpoint)
     }
 
-    /// A handle to Redis.
-    pub(crate) fn store(&self) -> Result<Store, Failure> {
-        Ok(Store::new(self.endpoint()?)?)
+    /// A handle to Redis, which knows how many partitions are there.
+    pub(crate) async fn store(&self) -> Result<Store, Failure> {
+        let store = Store::new(self.endpoint()?)?;
+        store.find_partitions().await?;
+        Ok(store)
     }
 }

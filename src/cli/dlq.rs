@@ -179,7 +179,7 @@ pub(super) async fn run(context: &Context, command: DlqCommand) -> Result<(), Fa
     match command {
         DlqCommand::List(args) => list(context, args).await,
         DlqCommand::Show { id } => {
-            let document = DeadLetters::new(context.store()?).get(&id).await?;
+            let document = DeadLetters::new(context.store().await?).get(&id).await?;
             if context.is_json() {
                 return output::json(&document);
             }
@@ -199,7 +199,7 @@ fn read_policy(text: &str) -> Result<RetryPolicy, Error> {
 }
 
 async fn list(context: &Context, args: ListArgs) -> Result<(), Failure> {
-    let store = context.store()?;
+    let store = context.store().await?;
     let query = args.filter.query(&store).await?;
     let letters = DeadLetters::new(store);
     let page = letters
@@ -394,7 +394,7 @@ async fn change(context: &Context, selection: Selection, change: Change) -> Resu
             "filters choose among all: say --all with them, or name dead letters without",
         ));
     }
-    let store = context.store()?;
+    let store = context.store().await?;
     let letters = DeadLetters::new(store.clone());
     let actor = selection.actor.clone().unwrap_or_else(|| context.user());
     let job = Job {

@@ -11,7 +11,6 @@ use super::exit::{Failure, say};
 use super::output;
 use crate::runtime::doctor::{self, Diagnosis, Expectations, Status};
 use crate::runtime::request;
-use crate::service::wiring;
 use crate::store::{Store, StoreError};
 
 pub(super) const EXAMPLES: &str = "\
@@ -41,7 +40,11 @@ pub(crate) struct DoctorArgs {
 /// Looks, mends where that is asked for, and looks again.
 pub(super) async fn run(context: &Context, args: DoctorArgs) -> Result<(), Failure> {
     let config = context.load(Vec::new())?.config;
-    let store = Store::new(wiring::endpoint(&config)?)?;
+    let store = Store::new(context.endpoint()?)?;
+    // Whatever else is wrong is found below, and told as one of the checks.
+    if let Err(error @ StoreError::Partitions { .. }) = store.find_partitions().await {
+        return Err(error.into());
+    }
     let expectations = Expectations {
         allow_no_persistence: config.redis.allow_no_persistence,
         load_functions: config.redis.load_functions,

@@ -80,7 +80,7 @@ impl FromStr for Since {
 /// Does what is asked.
 pub(super) async fn run(context: &Context, command: EventsCommand) -> Result<(), Failure> {
     let EventsCommand::Tail(args) = command;
-    let store = context.store()?;
+    let store = context.store().await?;
     tokio::select! {
         outcome = tail(context, &store, &args) => outcome,
         interrupted = tokio::signal::ctrl_c() => {

@@ -147,11 +147,10 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let code = match &error {
             StoreError::Unavailable(_) | StoreError::NotConnected(_) => UNREACHABLE,
-            StoreError::InvalidUrl(_) => USAGE,
+            StoreError::InvalidUrl(_) | StoreError::Partitions { .. } => USAGE,
             StoreError::OutOfMemory
             | StoreError::NotJoined
             | StoreError::Schema { .. }
-            | StoreError::Partitions { .. }
             | StoreError::NoFunctions
             | StoreError::Unfit(_)
             | StoreError::Protocol(_)

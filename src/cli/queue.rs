@@ -106,7 +106,7 @@ struct Page {
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {
-    let items = operate::list_queues(&context.store()?).await?;
+    let items = operate::list_queues(&context.store().await?).await?;
     if context.is_json() {
         // There are few enough for one page.
         let next_cursor = None;
@@ -158,7 +158,7 @@ struct Changed {
 }
 
 async fn set_paused(context: &Context, args: &OneArgs, is_paused: bool) -> Result<(), Failure> {
-    let store = context.store()?;
+    let store = context.store().await?;
     let operator = args.by.operator(context);
     let changed = if is_paused {
         operate::pause_queue(&store, &operator, &args.queue).await?
@@ -192,7 +192,7 @@ struct SetLimits {
 }
 
 async fn set(context: &Context, args: &SetArgs) -> Result<(), Failure> {
-    let store = context.store()?;
+    let store = context.store().await?;
     let operator = args.by.operator(context);
     let limits = Limits {
         max_size: args.max_size.map(Into::into),

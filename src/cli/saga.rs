@@ -72,14 +72,14 @@ pub(super) async fn run(context: &Context, command: SagaCommand) -> Result<(), F
     let read = |id: &str| group::read_id("saga_id", id);
     match command {
         SagaCommand::Start(args) => start(context, &args).await,
-        SagaCommand::Show { id } => show(context, &context.store()?, &read(&id)?).await,
+        SagaCommand::Show { id } => show(context, &context.store().await?, &read(&id)?).await,
         SagaCommand::Cancel { id, reason } => {
-            let (store, id) = (context.store()?, read(&id)?);
+            let (store, id) = (context.store().await?, read(&id)?);
             cancel_saga(&store, request::new_actor(), &id, reason.as_deref()).await?;
             show(context, &store, &id).await
         }
         SagaCommand::Resume { id, actor } => {
-            let (store, id) = (context.store()?, read(&id)?);
+            let (store, id) = (context.store().await?, read(&id)?);
             let who = actor.unwrap_or_else(|| context.user());
             resume_saga(&store, request::new_actor(), &id, &who).await?;
             show(context, &store, &id).await
@@ -88,7 +88,7 @@ pub(super) async fn run(context: &Context, command: SagaCommand) -> Result<(), F
 }
 
 async fn start(context: &Context, args: &StartArgs) -> Result<(), Failure> {
-    let store = context.store()?;
+    let store = context.store().await?;
     let started = args
         .start(context, &store, |payload, defaults, origin, partitions| {
             Ok(defaults.saga(SagaTrigger::parse(payload)?, origin, partitions))

@@ -13,7 +13,7 @@ Examples:
 
 /// Prints the statistics.
 pub(super) async fn run(context: &Context) -> Result<(), Failure> {
-    let statistics = statistics(&context.store()?).await?;
+    let statistics = statistics(&context.store().await?).await?;
     if context.is_json() {
         return output::json(&statistics);
     }

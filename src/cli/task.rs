@@ -111,7 +111,7 @@ pub(super) async fn run(context: &Context, command: TaskCommand) -> Result<(), F
     match command {
         TaskCommand::Get { id } => {
             let id = task_id(&id)?;
-            let document = request::task_document(&context.store()?, id).await?;
+            let document = request::task_document(&context.store().await?, id).await?;
             print(context, &document)
         }
         TaskCommand::List(args) => list(context, args).await,
@@ -119,7 +119,7 @@ pub(super) async fn run(context: &Context, command: TaskCommand) -> Result<(), F
         TaskCommand::Explain { id } => explain(context, task_id(&id)?).await,
         TaskCommand::Wait { id, timeout } => {
             let id = task_id(&id)?;
-            wait(context, &context.store()?, id, timeout).await
+            wait(context, &context.store().await?, id, timeout).await
         }
     }
 }
@@ -130,7 +130,7 @@ fn task_id(text: &str) -> Result<TaskId, Error> {
 }
 
 async fn explain(context: &Context, id: TaskId) -> Result<(), Failure> {
-    let explanation = explain::explain(&context.store()?, id).await?;
+    let explanation = explain::explain(&context.store().await?, id).await?;
     if context.is_json() {
         return output::json(&explanation);
     }
@@ -157,7 +157,7 @@ async fn explain(context: &Context, id: TaskId) -> Result<(), Failure> {
 async fn cancel(context: &Context, id: &str, reason: Option<&str>) -> Result<(), Failure> {
     let payload = serde_json::json!({ "task_id": id, "reason": reason }).to_string();
     let command = request::read_cancel("cli", "-", &payload)?;
-    let store = context.store()?;
+    let store = context.store().await?;
     let message = command.reason.as_deref();
     if !request::cancel(&store, request::new_actor(), command.task_id, message).await? {
         let state = request::task_document(&store, command.task_id).await?.state;
@@ -203,7 +203,7 @@ pub(super) async fn wait(context: &Context, store: &Store, id: TaskId, patience:
 }
 
 async fn list(context: &Context, args: ListArgs) -> Result<(), Failure> {
-    let store = context.store()?;
+    let store = context.store().await?;
     let created_before_ms = match args.older_than {
         Some(age) => {
             let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);

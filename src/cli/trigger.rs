@@ -158,7 +158,7 @@ pub(super) async fn run(context: &Context, args: TriggerArgs) -> Result<(), Fail
         retry: config.retry.default,
         handlers: wiring::handler_defaults(&config),
     };
-    let store = context.store()?;
+    let store = context.store().await?;
     let origin = Origin {
         source_agent: SOURCE_AGENT,
         event_id: &event_id,

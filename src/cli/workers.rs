@@ -81,7 +81,7 @@ pub(super) async fn run(context: &Context, command: WorkersCommand) -> Result<()
 }
 
 async fn list(context: &Context, args: &ListArgs) -> Result<(), Failure> {
-    let store = context.store()?;
+    let store = context.store().await?;
     let limit = usize::from(args.limit);
     let page = operate::list_workers(&store, args.replica.as_deref(), args.cursor.as_deref(), limit).await?;
     if context.is_json() {
@@ -155,7 +155,7 @@ async fn scale(context: &Context, args: &ScaleArgs) -> Result<(), Failure> {
         (None, None, None) => return Err(Failure::usage("give one of --add, --remove and --max")),
     };
     let operator = args.by.operator(context);
-    let items = operate::scale(&context.store()?, &operator, scaling, args.replica.as_deref()).await?;
+    let items = operate::scale(&context.store().await?, &operator, scaling, args.replica.as_deref()).await?;
     let late: Vec<&str> = items
         .iter()
         .filter(|one| !one.is_done)

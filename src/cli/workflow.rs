@@ -76,7 +76,9 @@ Examples:
 pub(super) async fn run(context: &Context, command: WorkflowCommand) -> Result<(), Failure> {
     match command {
         WorkflowCommand::Start(args) => start(context, &args).await,
-        WorkflowCommand::Show { id } => show(context, &context.store()?, &group::read_id("workflow_id", &id)?).await,
+        WorkflowCommand::Show { id } => {
+            show(context, &context.store().await?, &group::read_id("workflow_id", &id)?).await
+        }
         WorkflowCommand::Stop { id, reason } => {
             let id = group::read_id("workflow_id", &id)?;
             stop(context, &id, reason.as_deref()).await
@@ -89,7 +91,7 @@ pub(super) async fn run(context: &Context, command: WorkflowCommand) -> Result<(
 }
 
 async fn start(context: &Context, args: &StartArgs) -> Result<(), Failure> {
-    let store = context.store()?;
+    let store = context.store().await?;
     let started = args
         .start(context, &store, |payload, defaults, origin, partitions| {
             Ok(defaults.workflow(WorkflowTrigger::parse(payload)?, origin, partitions))
@@ -169,7 +171,7 @@ async fn show(context: &Context, store: &Store, id: &Name) -> Result<(), Failure
 }
 
 async fn stop(context: &Context, id: &Name, reason: Option<&str>) -> Result<(), Failure> {
-    let store = context.store()?;
+    let store = context.store().await?;
     if !stop_workflow(&store, request::new_actor(), id, reason).await? {
         let state = workflow_document(&store, id).await?.state;
         return Err(Error::InvalidTransition(format!("workflow `{id}` has ended as {state}")).into());

@@ -119,8 +119,9 @@ impl EventBus {
     ///
     /// # Errors
     ///
-    /// [`Error::RedisUnavailable`].
+    /// [`Error::RedisUnavailable`], or [`Error::Store`] when Redis holds another number of partitions than the endpoint names.
     pub async fn subscribe(&self, name: &str, pattern: Pattern) -> Result<Subscription, Error> {
+        self.store.find_partitions().await?;
         let mut partitions = Vec::new();
         for partition in self.store.partitions() {
             self.store.make_subscription(partition, name, "0").await?;

@@ -113,6 +113,7 @@ impl DeadLetters {
         limit: usize,
         cursor: Option<&str>,
     ) -> Result<DeadLetterPage, Error> {
+        self.store.find_partitions().await?;
         let refuse =
             |message: String| Error::InvalidField(Rejection::new(Reason::InvalidField, Some("cursor"), message));
         let cursor = cursor
@@ -136,6 +137,7 @@ impl DeadLetters {
     ///
     /// [`Error::DeadLetterNotFound`], [`Error::RedisUnavailable`].
     pub async fn get(&self, id: &str) -> Result<DeadLetterDocument, Error> {
+        self.store.find_partitions().await?;
         let letter = self.store.letter(self.parse(id)?).await?;
         Ok(letter.ok_or_else(|| not_found(id))?.document())
     }
@@ -149,6 +151,7 @@ impl DeadLetters {
     /// or the trigger was not kept whole; [`Error::InvalidField`] for a policy that makes no sense, or for a trigger;
     /// [`Error::RedisUnavailable`], after which asking again is safe.
     pub async fn requeue(&self, operator: &Operator, id: &str, retry: Option<RetryPolicy>) -> Result<Requeued, Error> {
+        self.store.find_partitions().await?;
         let id = self.parse(id)?;
         let done = self.requeue_many(operator, &[id], retry).await?;
         done.into_iter()
@@ -168,6 +171,7 @@ impl DeadLetters {
         ids: &[DeadLetterId],
         retry: Option<RetryPolicy>,
     ) -> Result<Vec<Result<Requeued, Error>>, Error> {
+        self.store.find_partitions().await?;
         if let Some(problem) = retry.and_then(|policy| policy.problems().into_iter().next()) {
             let rejection = Rejection::new(Reason::InvalidField, Some("retry"), problem.to_string());
             return Err(Error::InvalidField(rejection));
@@ -274,6 +278,7 @@ impl DeadLetters {
     /// [`Error::DeadLetterNotFound`], also when an earlier call removed it; [`Error::RedisUnavailable`], after which asking
     /// again is safe.
     pub async fn discard(&self, operator: &Operator, id: &str) -> Result<(), Error> {
+        self.store.find_partitions().await?;
         let id = self.parse(id)?;
         let done = self.discard_many(operator, &[id]).await?;
         done.into_iter()
@@ -291,6 +296,7 @@ impl DeadLetters {
         operator: &Operator,
         ids: &[DeadLetterId],
     ) -> Result<Vec<Result<(), Error>>, Error> {
+        self.store.find_partitions().await?;
         let mut outcomes = Vec::with_capacity(ids.len());
         for run in self.runs(ids) {
             let words = self.remove(operator, Removal::Discard, run).await?;
@@ -322,6 +328,7 @@ impl DeadLetters {
     ///
     /// [`Error::RedisUnavailable`].
     pub async fn sweep(&self, query: &DeadLetterQuery) -> Result<Sweep, Error> {
+        self.store.find_partitions().await?;
         let latest_ms = self.store.latest_dead_letter_ms().await?;
         let end_ms = latest_ms.map_or(0, |ms| ms.saturating_add(1));
         Ok(Sweep {

@@ -295,9 +295,11 @@ impl TaskQueue {
     ///
     /// # Errors
     ///
-    /// [`Error::RedisUnavailable`], or [`Error::Store`] when Redis holds something of another release.
+    /// [`Error::RedisUnavailable`], or [`Error::Store`] when Redis holds something of another release or another number of
+    /// partitions than the endpoint names.
     pub async fn connect(options: TaskQueueOptions) -> Result<Self, Error> {
         let store = Store::new(options.endpoint.clone())?;
+        store.find_partitions().await?;
         let actor = new_actor();
         make_keys(&store, actor, options.max_size, options.max_running).await?;
         Ok(Self {
@@ -415,7 +417,7 @@ impl TaskQueue {
         };
         // What the earlier membership was given is not this one's.
         inner.adopted.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let beat_store = Store::new(inner.options.endpoint.clone())?;
+        let beat_store = inner.store.beside()?;
         let adopted = Arc::clone(&inner.adopted);
         let member = Membership::begin(
             inner.store.clone(),

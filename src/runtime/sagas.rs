@@ -50,6 +50,7 @@ impl Sagas {
     /// [`Error::UnknownTask`], [`Error::TaskQueueFull`], [`Error::InvalidField`] (its id is taken),
     /// [`Error::RedisUnavailable`]; asking again is safe.
     pub async fn start(&self, saga: &Saga) -> Result<String, Error> {
+        self.store.find_partitions().await?;
         let origin = Origin {
             source_agent: &self.source_agent,
             event_id: &saga.event_id,
@@ -73,6 +74,7 @@ impl Sagas {
     /// Dropping the call changes nothing; the saga goes on.
     pub async fn wait(&self, saga_id: &str, timeout: Option<Duration>) -> Result<SagaExecution, Error> {
         let id = read_id(saga_id)?;
+        self.store.find_partitions().await?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         match request::wait_for(&self.store, &Awaited::Saga(id.clone()), deadline).await? {
             None => Err(Error::SagaNotFound(id.to_string())),
@@ -93,7 +95,9 @@ impl Sagas {
     ///
     /// [`Error::SagaNotFound`], [`Error::RedisUnavailable`].
     pub async fn get(&self, saga_id: &str) -> Result<SagaExecution, Error> {
-        saga_execution(&self.store, &read_id(saga_id)?).await
+        let id = read_id(saga_id)?;
+        self.store.find_partitions().await?;
+        saga_execution(&self.store, &id).await
     }
 
     /// Lets a saga go back; `reason` is the caller's own words, for the log.
@@ -103,7 +107,9 @@ impl Sagas {
     /// [`Error::SagaNotFound`], [`Error::InvalidTransition`] when it has ended or is behind its pivot,
     /// [`Error::RedisUnavailable`].
     pub async fn cancel(&self, saga_id: &str, reason: Option<&str>) -> Result<(), Error> {
-        group::cancel_saga(&self.store, self.actor, &read_id(saga_id)?, reason).await
+        let id = read_id(saga_id)?;
+        self.store.find_partitions().await?;
+        group::cancel_saga(&self.store, self.actor, &id, reason).await
     }
 
     /// Lets a saga try again exactly what it could not undo, or, behind its pivot, what was given up; `who` says so, for
@@ -113,7 +119,9 @@ impl Sagas {
     ///
     /// [`Error::SagaNotFound`], [`Error::InvalidTransition`] when there is nothing to resume, [`Error::RedisUnavailable`].
     pub async fn resume(&self, saga_id: &str, who: &str) -> Result<(), Error> {
-        group::resume_saga(&self.store, self.actor, &read_id(saga_id)?, who).await
+        let id = read_id(saga_id)?;
+        self.store.find_partitions().await?;
+        group::resume_saga(&self.store, self.actor, &id, who).await
     }
 }
 

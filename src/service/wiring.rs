@@ -65,7 +65,7 @@ pub fn endpoint(config: &Config) -> Result<Endpoint, ServeError> {
     let redis = &config.redis;
     let mut endpoint = Endpoint::new(redis.url.reveal());
     endpoint.prefix.clone_from(&redis.prefix);
-    endpoint.partitions = redis.partitions.get();
+    endpoint.partitions = Some(redis.partitions.get());
     endpoint.connect_timeout = redis.connect_timeout;
     endpoint.response_timeout = redis.response_timeout;
     endpoint.load_functions = redis.load_functions;

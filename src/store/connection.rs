@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
@@ -28,8 +29,9 @@ pub struct Endpoint {
     pub url: String,
     /// What all keys start with.
     pub prefix: String,
-    /// How many partitions the deployment has.
-    pub partitions: u16,
+    /// How many partitions the deployment has; where Redis holds another number, all is refused. With `None` clients take over
+    /// what Redis holds; to a replica, which decides it where it is the first, `None` is 1.
+    pub partitions: Option<u16>,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
     /// How long an answer may take.
@@ -41,13 +43,13 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The endpoint at `url` with the prefix `waooaw`, one partition, 2 s to connect and 5 s to answer.
+    /// The endpoint at `url` with the prefix `waooaw`, as many partitions as it holds, 2 s to connect and 5 s to answer.
     #[must_use]
     pub fn new(url: &str) -> Self {
         Self {
             url: url.to_owned(),
             prefix: "waooaw".to_owned(),
-            partitions: 1,
+            partitions: None,
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(5),
             load_functions: true,
@@ -85,6 +87,8 @@ struct Inner {
     client: Client,
     keys: Keys,
     meters: Arc<Meters>,
+    /// How many partitions Redis was found to hold; 0 as long as nobody has looked.
+    found_partitions: Arc<AtomicU16>,
     /// The live connection and its generation, so that of many callers who see it die one rebuilds it.
     connection: Mutex<(u64, Option<MultiplexedConnection>)>,
 }
@@ -96,7 +100,7 @@ impl Store {
     ///
     /// [`StoreError::InvalidUrl`] when the address makes no sense.
     pub fn new(endpoint: Endpoint) -> Result<Self, StoreError> {
-        Self::counting(endpoint, Arc::default())
+        Self::sharing(endpoint, Arc::default(), Arc::default())
     }
 
     /// Another handle to the same Redis, with a connection of its own. What its calls cost and how they fail is counted
@@ -106,10 +110,15 @@ impl Store {
     ///
     /// As for [`Store::new`].
     pub fn beside(&self) -> Result<Self, StoreError> {
-        Self::counting(self.inner.endpoint.clone(), Arc::clone(&self.inner.meters))
+        let inner = &self.inner;
+        Self::sharing(
+            inner.endpoint.clone(),
+            Arc::clone(&inner.meters),
+            Arc::clone(&inner.found_partitions),
+        )
     }
 
-    fn counting(endpoint: Endpoint, meters: Arc<Meters>) -> Result<Self, StoreError> {
+    fn sharing(endpoint: Endpoint, meters: Arc<Meters>, found_partitions: Arc<AtomicU16>) -> Result<Self, StoreError> {
         let tcp = TcpSettings::default()
             .set_nodelay(true)
             .set_user_timeout(Duration::from_secs(20));
@@ -141,6 +150,7 @@ impl Store {
                 client,
                 keys,
                 meters,
+                found_partitions,
                 connection: Mutex::new((0, None)),
             }),
         })
@@ -158,15 +168,28 @@ impl Store {
         &self.inner.meters
     }
 
-    /// How many partitions the deployment has.
+    /// How many partitions the deployment has: as the endpoint says, else as [`Store::find_partitions`] found, else 1.
     #[must_use]
     pub fn partition_count(&self) -> u16 {
+        let found = self.inner.found_partitions.load(Ordering::Relaxed);
+        self.configured_partitions().unwrap_or(found.max(1))
+    }
+
+    pub(super) fn configured_partitions(&self) -> Option<u16> {
         self.inner.endpoint.partitions
+    }
+
+    pub(super) fn knows_partitions(&self) -> bool {
+        self.inner.found_partitions.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn note_partitions(&self, found: u16) {
+        self.inner.found_partitions.store(found, Ordering::Relaxed);
     }
 
     /// All partitions.
     pub fn partitions(&self) -> impl Iterator<Item = Partition> + use<> {
-        (0..self.inner.endpoint.partitions).filter_map(Partition::new)
+        (0..self.partition_count()).filter_map(Partition::new)
     }
 
     /// A connection of its own for reads that wait up to `wait`.

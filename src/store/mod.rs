@@ -58,6 +58,7 @@ pub mod log;
 pub mod measure;
 pub mod meters;
 pub mod operate;
+mod partitions;
 pub mod record;
 mod reply;
 pub mod snapshot;

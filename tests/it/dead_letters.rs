@@ -659,7 +659,7 @@ async fn an_entry_that_is_delivered_again_makes_no_second_letter_of_a_discarded_
 async fn letters_of_all_partitions_are_found() {
     let redis = TestRedis::start().await;
     let mut endpoint = Endpoint::new(&redis.url());
-    endpoint.partitions = 4;
+    endpoint.partitions = Some(4);
     let mut options = TaskQueueOptions::new(&redis.url());
     options.endpoint = endpoint.clone();
     let queue = TaskQueue::connect(options).await.unwrap();

@@ -8,8 +8,12 @@ use waooaw_orchestration::domain::history::verify;
 use waooaw_orchestration::domain::id::Partition;
 use waooaw_orchestration::runtime::operate;
 use waooaw_orchestration::store::document::StatisticsDocument;
-use waooaw_orchestration::{Endpoint, Event, Limits, Operator, Scaling, Store, TaskQueue, TaskQueueOptions};
+use waooaw_orchestration::{
+    DeadLetterQuery, DeadLetters, Endpoint, Error, Event, EventBus, Limits, Operator, Pattern, Scaling, Store,
+    StoreError, TaskQueue, TaskQueueOptions,
+};
 
+use crate::support::cli::Cli;
 use crate::support::redis::TestRedis;
 use crate::support::replica::Settings;
 use crate::support::{holds, wait_for};
@@ -25,7 +29,7 @@ impl Divided {
     async fn start() -> Self {
         let redis = TestRedis::start().await;
         let mut endpoint = Endpoint::new(&redis.url());
-        endpoint.partitions = PARTITIONS;
+        endpoint.partitions = Some(PARTITIONS);
         let store = Store::new(endpoint).unwrap();
         Self { redis, store }
     }
@@ -38,7 +42,7 @@ impl Divided {
 
     async fn queue(&self) -> TaskQueue {
         let mut options = TaskQueueOptions::new(&self.redis.url());
-        options.endpoint.partitions = PARTITIONS;
+        options.endpoint.partitions = Some(PARTITIONS);
         TaskQueue::connect(options).await.unwrap()
     }
 
@@ -267,4 +271,115 @@ async fn a_program_takes_tasks_out_of_every_partition() {
     let pool = divided.statistics().await.worker_pool;
     assert_eq!((pool.active_workers, pool.max_workers), (0, 0));
     divided.check_all_ended().await;
+}
+
+#[tokio::test]
+async fn who_names_no_number_of_partitions_takes_over_the_one_that_redis_holds() {
+    let divided = Divided::start().await;
+    let _replica = divided.replica().workers(4).start().await;
+    let failing = |number: u16| {
+        (
+            format!("e-{number}"),
+            task_in(number % PARTITIONS, "fail", &json!({ "permanent": true })),
+        )
+    };
+    divided.redis.trigger_all((0..8).map(failing)).await;
+    divided.until_count("orchestration.task.failed", 8).await;
+    let ask = async |words: &[&str]| Cli::on(&divided.redis, words).set("WAOOAW_OUTPUT", "json").json().await;
+
+    // The shipped file repeats the compiled value, which nobody chose.
+    let stats = Cli::on(&divided.redis, &["stats", "--output", "json"]);
+    std::fs::create_dir(stats.folder().join("config")).unwrap();
+    let stats = stats
+        .file("config/default.toml", "[redis]\npartitions = 1\n")
+        .json()
+        .await;
+    assert_eq!(stats["failed_count"], 8);
+    assert_eq!(ask(&["task", "list"]).await["items"].as_array().unwrap().len(), 8);
+    let words = [
+        "trigger",
+        "noop",
+        "--event-id",
+        "once",
+        "--workflow-id",
+        &workflow_in(3),
+    ];
+    let mut made = vec![ask(&words).await];
+    made.push(
+        Cli::on(&divided.redis, &words)
+            .set("WAOOAW_REDIS__PARTITIONS", "4")
+            .set("WAOOAW_OUTPUT", "json")
+            .json()
+            .await,
+    );
+    assert_eq!(
+        (&made[0]["created"], &made[1]["created"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(made[0]["task_id"], made[1]["task_id"]);
+    let report = ask(&["audit", "verify"]).await;
+    assert_eq!(report["violations"], json!([]));
+
+    let endpoint = || Endpoint::new(&divided.redis.url());
+    let letters = DeadLetters::connect(endpoint()).unwrap();
+    assert_eq!(
+        letters
+            .list(&DeadLetterQuery::default(), 99, None)
+            .await
+            .unwrap()
+            .items
+            .len(),
+        8
+    );
+    let queue = TaskQueue::connect(TaskQueueOptions::new(&divided.redis.url()))
+        .await
+        .unwrap();
+    assert_eq!(queue.get_statistics().await.unwrap().failed_count, 8);
+    let bus = EventBus::new(endpoint()).unwrap();
+    let failed: Pattern = "orchestration.task.failed".parse().unwrap();
+    let mut subscription = bus.subscribe("billing", failed).await.unwrap();
+    for _ in 0..8 {
+        assert!(subscription.next(Duration::from_secs(10)).await.unwrap().is_some());
+    }
+    divided.check_all_ended().await;
+}
+
+#[tokio::test]
+async fn who_names_another_number_of_partitions_is_told_both() {
+    let divided = Divided::start().await;
+    let _replica = divided.replica().start().await;
+
+    for words in [
+        &["stats"][..],
+        &["audit", "verify"],
+        &["trigger", "noop"],
+        &["dlq", "list"],
+        &["doctor"],
+    ] {
+        let ran = Cli::on(&divided.redis, words)
+            .set("WAOOAW_REDIS__PARTITIONS", "3")
+            .run()
+            .await;
+        let ran = ran.expect(2);
+        assert!(
+            ran.err.contains("redis holds 4 partitions, but 3 are configured"),
+            "{words:?}: {ran:?}"
+        );
+    }
+
+    let mut options = TaskQueueOptions::new(&divided.redis.url());
+    options.endpoint.partitions = Some(3);
+    let bus = EventBus::new(options.endpoint.clone()).unwrap();
+    let letters = DeadLetters::connect(options.endpoint.clone()).unwrap();
+    let refused = [
+        TaskQueue::connect(options).await.err(),
+        bus.subscribe("billing", "*".parse().unwrap()).await.err(),
+        letters.get("7a1f5c1e-90d2-8b44-9f0e-3c5d1a2b0000.1").await.err(),
+    ];
+    for error in refused {
+        assert!(
+            matches!(error, Some(Error::Store(StoreError::Partitions { configured: 3, .. }))),
+            "{error:?}"
+        );
+    }
 }

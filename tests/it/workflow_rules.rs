@@ -249,7 +249,7 @@ async fn a_workflow_lives_in_one_partition_of_several() {
     let settings = redis.replica().set("WAOOAW_REDIS__PARTITIONS", &partitions.to_string());
     let _replicas = settings.start_many(2).await;
     let mut endpoint = Endpoint::new(&redis.url());
-    endpoint.partitions = partitions;
+    endpoint.partitions = Some(partitions);
     let store = Store::new(endpoint).unwrap();
 
     let tasks = json!([

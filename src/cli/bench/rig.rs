@@ -103,7 +103,7 @@ impl Rig {
             endpoint
         };
         endpoint.prefix.clone_from(&prefix);
-        endpoint.partitions = 1;
+        endpoint.partitions = Some(1);
         let is_quiet = options.context.is_quiet();
         let store = Store::new(endpoint.clone())?;
         if server.is_some() {

@@ -57,7 +57,7 @@ const KEY_LOOK: Duration = Duration::from_millis(100);
 
 /// Shows the screen until somebody quits; without a terminal prints it once.
 pub(super) async fn run(context: &Context, args: TopArgs) -> Result<(), Failure> {
-    let store = context.store()?;
+    let store = context.store().await?;
     // What is wrong at the start is told like by any other command.
     let first = read(&store).await?;
     if context.is_json() {

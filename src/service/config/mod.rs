@@ -278,6 +278,20 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
+impl Loaded {
+    /// Whether somebody chose the value of a key: it is another than the compiled one, or it stands elsewhere than in
+    /// `config/default.toml`, which repeats what is compiled in.
+    #[must_use]
+    pub fn is_chosen(&self, key: &str) -> bool {
+        let Some(value) = self.values.iter().find(|value| value.key == key) else {
+            return false;
+        };
+        let is_default = |row: &EffectiveValue| row.key == key && row.value == value.value;
+        let compiled = Tree::of(&[layers::compiled()]).rows();
+        ![tree::COMPILED, layers::DEFAULT_FILE].contains(&value.source.as_str()) || !compiled.iter().any(is_default)
+    }
+}
+
 /// One value in effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EffectiveValue {

@@ -57,6 +57,11 @@ impl Cli {
         self
     }
 
+    /// The folder in which it will run.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// A file in the folder in which it runs.
     pub(crate) fn file(self, name: &str, content: &str) -> Self {
         std::fs::write(self.folder.path().join(name), content).unwrap();
