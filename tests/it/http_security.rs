@@ -639,3 +639,44 @@ async fn a_page_is_bounded_in_bytes_too() {
     assert!(pages > 2, "{pages}");
     check_all_ended(&redis).await;
 }
+
+#[tokio::test]
+async fn who_writes_all_of_a_body_that_is_too_large_before_reading_is_told_so() {
+    let redis = TestRedis::start().await;
+    let replica = redis.replica().start().await;
+    let piece = vec![b' '; 1 << 20];
+    let head =
+        "POST /v1/triggers HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n";
+
+    for is_announced in [true, false] {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", replica.http_port()))
+            .await
+            .unwrap();
+        let length = if is_announced {
+            "Content-Length: 7340032"
+        } else {
+            "Transfer-Encoding: chunked"
+        };
+        stream
+            .write_all(format!("{head}{length}\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        for _ in 0..7 {
+            if !is_announced {
+                stream.write_all(b"100000\r\n").await.unwrap();
+            }
+            stream.write_all(&piece).await.unwrap();
+            if !is_announced {
+                stream.write_all(b"\r\n").await.unwrap();
+            }
+        }
+        if !is_announced {
+            stream.write_all(b"0\r\n\r\n").await.unwrap();
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        assert!(answer.contains("PayloadTooLarge"), "{answer}");
+    }
+}

@@ -6,10 +6,11 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
+use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
@@ -21,6 +22,11 @@ use crate::domain::trigger::TaskCancel;
 pub(super) const BODY_BYTES_MAX: usize = Envelope::MAX_BYTES;
 /// The most bytes of a query.
 const QUERY_BYTES_MAX: usize = 8 << 10;
+/// How much of a body that is too large is read and thrown away before the answer, in bytes. Many clients write all of it before
+/// they read, and one that is hung up on then never sees why.
+const DRAINED_BYTES_MAX: usize = 8 << 20;
+/// How long that may take.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a body may take to arrive.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// How many items a page has where the request does not say.
@@ -183,11 +189,19 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<String, Problem> {
         .and_then(|length| length.parse().ok())
         .is_some_and(|length: u64| length > BODY_BYTES_MAX as u64)
     {
+        // Who asks first whether to send it reads the answer first, too.
+        if !headers.contains_key(header::EXPECT) {
+            drain(body.into_data_stream()).await;
+        }
         return Err(too_large());
     }
-    let bytes = match tokio::time::timeout(BODY_PATIENCE, to_bytes(body, BODY_BYTES_MAX)).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) if is_limit(&error) => return Err(too_large()),
+    let mut pieces = body.into_data_stream();
+    let bytes = match tokio::time::timeout(BODY_PATIENCE, collect(&mut pieces)).await {
+        Ok(Ok(Some(bytes))) => bytes,
+        Ok(Ok(None)) => {
+            drain(pieces).await;
+            return Err(too_large());
+        }
         Ok(Err(_)) => return Err(Problem::new("RequestTimeout", "the body broke off")),
         Err(_) => return Err(Problem::new("RequestTimeout", "the body did not arrive within 30 s")),
     };
@@ -198,21 +212,37 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<String, Problem> {
         let detail = "send the header `Content-Type: application/json`";
         return Err(Problem::new("UnsupportedMediaType", detail));
     }
-    String::from_utf8(bytes.into()).map_err(|_| {
+    String::from_utf8(bytes).map_err(|_| {
         let message = "is not valid UTF-8";
         Rejection::new(Reason::Malformed, Some("body"), message).into()
     })
 }
 
-fn is_limit(error: &axum::Error) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        if error.to_string().contains("length limit exceeded") {
-            return true;
+/// The whole of a body, or `None` as soon as it is too large.
+async fn collect(pieces: &mut BodyDataStream) -> Result<Option<Vec<u8>>, axum::Error> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece?;
+        if bytes.len() + piece.len() > BODY_BYTES_MAX {
+            return Ok(None);
         }
-        cause = error.source();
+        bytes.extend_from_slice(&piece);
     }
-    false
+    Ok(Some(bytes))
+}
+
+/// Reads on, within limits, and keeps nothing.
+async fn drain(mut pieces: BodyDataStream) {
+    let reading = async {
+        let mut drained = 0;
+        while let Some(Ok(piece)) = pieces.next().await {
+            drained += piece.len();
+            if drained > DRAINED_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(DRAIN_PATIENCE, reading).await.unwrap_or_default();
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
