@@ -1,5 +1,6 @@
 //! `waooaw dlq`: looks at what failed for good or was rejected, and brings it back.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -15,7 +16,7 @@ use super::{output, trigger};
 use crate::domain::dead_letter::{DeadLetterId, DeadLetterKind};
 use crate::domain::retry::RetryPolicy;
 use crate::error::Error;
-use crate::runtime::dead_letters::{BATCH, DeadLetters, Pace, Requeued};
+use crate::runtime::dead_letters::{BATCH, DeadLetters, NotRequeued, Pace, Requeued};
 use crate::runtime::request;
 use crate::service::config::units;
 use crate::store::Store;
@@ -324,6 +325,8 @@ struct Report {
     done: u64,
     /// How many could not be.
     failed: u64,
+    /// How many were passed over, or would be: steps of sagas, which come back only with their saga.
+    passed_over: u64,
     /// The first thousand of those that were done, or would be.
     items: Vec<Item>,
     /// The first thousand of those that could not be.
@@ -355,6 +358,7 @@ impl Report {
             matched: 0,
             done: 0,
             failed: 0,
+            passed_over: 0,
             items: Vec::new(),
             errors: Vec::new(),
             first_error: None,
@@ -401,6 +405,7 @@ async fn change(context: &Context, selection: Selection, change: Change) -> Resu
         operator: Operator::new(&actor, selection.message.as_deref()),
         change,
         pace: selection.rate.map(Pace::new),
+        is_bulk: selection.all,
         letters,
     };
     let report = if selection.all {
@@ -436,6 +441,8 @@ struct Job {
     operator: Operator,
     change: Change,
     pace: Option<Pace>,
+    /// Whether filters choose the letters, and not names.
+    is_bulk: bool,
 }
 
 impl Job {
@@ -482,13 +489,16 @@ impl Job {
         while let Some(ids) = sweep.next(LISTED).await? {
             report.matched += ids.len() as u64;
             let room = LISTED.saturating_sub(samples.len());
-            samples.extend(ids.iter().take(room).map(ToString::to_string));
+            samples.extend(ids.iter().take(room));
         }
         if let Some(spinner) = spinner {
             spinner.finish_and_clear();
         }
         if selection.dry_run {
-            for dead_letter_id in samples {
+            let steps = self.steps(query).await?;
+            report.passed_over = steps.len() as u64;
+            for id in samples.iter().filter(|id| !steps.contains(id)) {
+                let dead_letter_id = id.to_string();
                 report.list(Item::Named { dead_letter_id });
             }
             return Ok(report);
@@ -530,15 +540,39 @@ impl Job {
         Ok(report)
     }
 
+    /// Those of them that a requeue passes over.
+    async fn steps(&self, query: &DeadLetterQuery) -> Result<HashSet<DeadLetterId>, Failure> {
+        let mut steps = HashSet::new();
+        let may_hold_some = query.kind.is_none_or(|kind| kind == DeadLetterKind::SagaStep);
+        if let (Change::Requeue(_), true) = (self.change, may_hold_some) {
+            let query = DeadLetterQuery {
+                kind: Some(DeadLetterKind::SagaStep),
+                ..query.clone()
+            };
+            let mut sweep = self.letters.sweep(&query).await?;
+            while let Some(ids) = sweep.next(LISTED).await? {
+                steps.extend(ids);
+            }
+        }
+        Ok(steps)
+    }
+
     async fn handle(&mut self, ids: &[DeadLetterId], report: &mut Report) -> Result<(), Failure> {
         if let Some(pace) = &mut self.pace {
             pace.wait(ids.len()).await;
         }
         match self.change {
             Change::Requeue(policy) => {
-                let outcomes = self.letters.requeue_many(&self.operator, ids, policy).await?;
+                let outcomes = self.letters.requeue_each(&self.operator, ids, policy).await?;
                 for (id, outcome) in ids.iter().zip(outcomes) {
-                    report.add(&id.to_string(), outcome.map(Item::Requeued));
+                    match outcome {
+                        // Nobody asked for this very one.
+                        Err(NotRequeued::SagaStep(_)) if self.is_bulk => report.passed_over += 1,
+                        outcome => {
+                            let outcome = outcome.map(Item::Requeued).map_err(Error::from);
+                            report.add(&id.to_string(), outcome);
+                        }
+                    }
                 }
             }
             Change::Discard => {
@@ -579,7 +613,7 @@ fn print(context: &Context, change: Change, report: &Report) -> Result<(), Failu
     }
     let shown = report.items.len().min(SHOWN) as u64;
     let listed = if report.dry_run {
-        report.matched - report.failed
+        report.matched - report.failed - report.passed_over
     } else {
         report.done
     };
@@ -591,7 +625,18 @@ fn print(context: &Context, change: Change, report: &Report) -> Result<(), Failu
     } else {
         format!("{} {}", change.done(), counted(report.done))
     };
-    output::line(&summary)
+    output::line(&summary)?;
+    if report.passed_over == 0 {
+        return Ok(());
+    }
+    let (passed, steps) = if report.dry_run {
+        ("would pass over", counted(report.passed_over))
+    } else {
+        ("passed over", counted(report.passed_over))
+    };
+    output::line(&format!(
+        "{passed} {steps} of sagas, whose steps only `waooaw saga resume` brings back"
+    ))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::request::new_actor;
 use crate::domain::dead_letter::{DeadLetterId, DeadLetterKind};
-use crate::domain::id::Partition;
+use crate::domain::id::{Partition, TaskId};
 use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::retry::RetryPolicy;
 use crate::error::Error;
@@ -171,6 +171,20 @@ impl DeadLetters {
         ids: &[DeadLetterId],
         retry: Option<RetryPolicy>,
     ) -> Result<Vec<Result<Requeued, Error>>, Error> {
+        let outcomes = self.requeue_each(operator, ids, retry).await?;
+        Ok(outcomes
+            .into_iter()
+            .map(|outcome| outcome.map_err(Error::from))
+            .collect())
+    }
+
+    /// The same, telling apart what only its saga may bring back.
+    pub(crate) async fn requeue_each(
+        &self,
+        operator: &Operator,
+        ids: &[DeadLetterId],
+        retry: Option<RetryPolicy>,
+    ) -> Result<Vec<Result<Requeued, NotRequeued>>, Error> {
         self.store.find_partitions().await?;
         if let Some(problem) = retry.and_then(|policy| policy.problems().into_iter().next()) {
             let rejection = Rejection::new(Reason::InvalidField, Some("retry"), problem.to_string());
@@ -182,7 +196,8 @@ impl DeadLetters {
                 DeadLetterId::Task(..) => outcomes.extend(self.requeue_tasks(operator, run, retry).await?),
                 DeadLetterId::Trigger(_) => {
                     for id in run {
-                        outcomes.push(self.put_back(operator, *id, retry).await?);
+                        let outcome = self.put_back(operator, *id, retry).await?;
+                        outcomes.push(outcome.map_err(NotRequeued::Refused));
                     }
                 }
             }
@@ -195,7 +210,7 @@ impl DeadLetters {
         operator: &Operator,
         ids: &[DeadLetterId],
         retry: Option<RetryPolicy>,
-    ) -> Result<Vec<Result<Requeued, Error>>, Error> {
+    ) -> Result<Vec<Result<Requeued, NotRequeued>>, Error> {
         let mut requeues = Vec::with_capacity(ids.len());
         let letters = match retry {
             Some(_) => self.store.letters(ids).await?,
@@ -476,11 +491,31 @@ fn not_found(id: &str) -> Error {
     Error::DeadLetterNotFound(id.chars().take(200).collect())
 }
 
-fn requeued_task(id: DeadLetterId, word: RequeuedTask) -> Result<Requeued, Error> {
+/// Why a dead letter was not requeued.
+#[derive(Debug)]
+pub(crate) enum NotRequeued {
+    /// It is of a step of a saga, which only `saga resume` brings back.
+    SagaStep(TaskId),
+    /// For any other reason.
+    Refused(Error),
+}
+
+impl From<NotRequeued> for Error {
+    fn from(not: NotRequeued) -> Self {
+        match not {
+            NotRequeued::SagaStep(task) => Self::InvalidTransition(format!(
+                "task `{task}` is a step of a saga, which comes back with its saga: resume that"
+            )),
+            NotRequeued::Refused(error) => error,
+        }
+    }
+}
+
+fn requeued_task(id: DeadLetterId, word: RequeuedTask) -> Result<Requeued, NotRequeued> {
     let DeadLetterId::Task(task, attempt) = id else {
-        return Err(not_found(&id.to_string()));
+        return Err(NotRequeued::Refused(not_found(&id.to_string())));
     };
-    let refused = |text: String| Err(Error::InvalidTransition(text));
+    let refused = |text: String| Err(NotRequeued::Refused(Error::InvalidTransition(text)));
     match word {
         RequeuedTask::Ok(life) | RequeuedTask::Duplicate(life) => Ok(Requeued {
             dead_letter_id: id.to_string(),
@@ -495,14 +530,12 @@ fn requeued_task(id: DeadLetterId, word: RequeuedTask) -> Result<Requeued, Error
                 "task `{task}` is {state} and not what failed for good with attempt {attempt}: it can not be requeued"
             ))
         }
-        RequeuedTask::Saga => refused(format!(
-            "task `{task}` is a step of a saga, which comes back with its saga: resume that"
-        )),
+        RequeuedTask::Saga => Err(NotRequeued::SagaStep(task)),
         RequeuedTask::InputsGone => refused(format!(
             "task `{task}` needs the results of other tasks, which are not kept any more: start its workflow again"
         )),
         RequeuedTask::Other(kind) => refused(format!("dead letter `{id}` is a {kind} and can not be requeued")),
-        RequeuedTask::Missing => Err(not_found(&id.to_string())),
+        RequeuedTask::Missing => Err(NotRequeued::Refused(not_found(&id.to_string()))),
     }
 }
 

@@ -213,14 +213,17 @@ impl Meters {
 
     /// Where the attempts of a task are counted.
     pub(crate) fn label(&self, record: &Record) -> Label {
-        self.label_of(&record.body.task_name, record.flags.has(Flags::IS_COMPENSATION))
+        self.label_of(
+            &record.body.task_name,
+            record.flags.has(Flags::IS_STEP) || record.flags.has(Flags::IS_COMPENSATION),
+        )
     }
 
-    fn label_of(&self, task_name: &str, is_compensation: bool) -> Label {
+    fn label_of(&self, task_name: &str, is_of_saga: bool) -> Label {
         let other = self.named.len() - 1;
         Label {
             place: self.places.get(task_name).copied().unwrap_or(other),
-            letter: if is_compensation {
+            letter: if is_of_saga {
                 DeadLetterKind::SagaStep
             } else {
                 DeadLetterKind::Task
@@ -299,7 +302,7 @@ impl Meters {
     pub(crate) fn answered(&self, said: &Said, verdict: &Verdict) {
         let Said::Ended(outcome) = said else { return };
         let Some(ended) = &verdict.ended else { return };
-        let label = self.label_of(&ended.task_name, ended.is_compensation);
+        let label = self.label_of(&ended.task_name, ended.is_of_saga);
         self.ran(label, End::of(Some(outcome)), ended.took);
         let word = if verdict.word == Answered::Retry {
             Settled::Retry

@@ -120,8 +120,8 @@ pub struct EndedAttempt {
     pub task_name: String,
     /// How long it took.
     pub took: Duration,
-    /// Whether it was to undo a saga's step.
-    pub is_compensation: bool,
+    /// Whether it was a step of a saga, or was to undo one.
+    pub is_of_saga: bool,
 }
 
 impl Verdict {
@@ -129,10 +129,10 @@ impl Verdict {
         let mut words = text.split(' ');
         let word = Answered::read(words.next()?)?;
         let ended = match (words.next(), words.next(), words.next()) {
-            (Some(task_name), Some(took_ms), Some(is_compensation)) => Some(EndedAttempt {
+            (Some(task_name), Some(took_ms), Some(is_of_saga)) => Some(EndedAttempt {
                 task_name: task_name.to_owned(),
                 took: Duration::from_millis(took_ms.parse().ok()?),
-                is_compensation: is_compensation == "1",
+                is_of_saga: is_of_saga == "1",
             }),
             _ => None,
         };

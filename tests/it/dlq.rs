@@ -9,6 +9,7 @@ use crate::support::cli::Cli;
 use crate::support::history::check_all_ended;
 use crate::support::log::Log;
 use crate::support::redis::{TestRedis, task_of};
+use crate::support::workflow::publish;
 
 /// Runs a command with JSON output that must end well.
 async fn ask(redis: &TestRedis, words: &[&str]) -> Value {
@@ -100,7 +101,8 @@ async fn a_dead_letter_is_listed_shown_requeued_and_discarded() {
     assert_eq!(
         report,
         json!({
-            "action": "requeue", "dry_run": false, "matched": 1, "done": 1, "failed": 0, "items": [item], "errors": [],
+            "action": "requeue", "dry_run": false, "matched": 1, "done": 1, "failed": 0, "passed_over": 0,
+            "items": [item], "errors": [],
         })
     );
     // The answer got lost, say.
@@ -241,6 +243,42 @@ async fn many_are_requeued_at_a_pace_and_discarded_by_filter() {
     assert_eq!(left["items"][0]["kind"], "trigger");
     let nothing = ask(&redis, &["dlq", "discard", "--all", "--reason", "lost", "--yes"]).await;
     assert_eq!(nothing["matched"], 0);
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_bulk_requeue_passes_over_the_steps_of_sagas() {
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().start().await;
+    let mut log = redis.log().await;
+    let steps = json!([
+        { "name": "a", "action": "noop", "compensation": "noop" },
+        { "name": "b", "action": "fail", "kwargs": { "permanent": true } },
+    ]);
+    publish(&redis, "saga.start", "s", &json!({ "saga_id": "s", "steps": steps })).await;
+    log.until_count("saga.compensated", 1).await;
+    let task = fail(&redis, &mut log, &["a"], &hopeless()).await.remove(0);
+
+    let of_steps = ask(&redis, &["dlq", "list", "--kind", "saga_step"]).await;
+    assert_eq!(of_steps["items"].as_array().unwrap().len(), 1);
+    let step = of_steps["items"][0]["dead_letter_id"].as_str().unwrap();
+    let of_tasks = ask(&redis, &["dlq", "list", "--kind", "task"]).await;
+    assert_eq!(of_tasks["items"].as_array().unwrap().len(), 1);
+    assert_eq!(of_tasks["items"][0]["dead_letter_id"], *task);
+    let dry = ask(&redis, &["dlq", "requeue", "--all", "--dry-run"]).await;
+    assert_eq!((&dry["matched"], &dry["passed_over"]), (&json!(2), &json!(1)));
+    assert_eq!(dry["items"], json!([{ "dead_letter_id": task }]));
+    let words = ["dlq", "requeue", "--all", "--yes"];
+    let requeued = Cli::on(&redis, &words).run().await.expect(0);
+    assert!(requeued.out.contains("requeued 1 dead letter\n"), "{requeued:?}");
+    assert!(
+        requeued.out.contains("passed over 1 dead letter of sagas"),
+        "{requeued:?}"
+    );
+    log.until_count("task.requeued", 1).await;
+
+    let named = Cli::on(&redis, &["dlq", "requeue", step]).run().await.expect(1);
+    assert!(named.err.contains("resume that"), "{named:?}");
     check_all_ended(&redis).await;
 }
 

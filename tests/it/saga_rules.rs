@@ -116,6 +116,7 @@ async fn a_success_behind_the_end_of_its_step_is_undone_and_behind_that_of_its_s
     assert_eq!(gone["compensation_status"], "incomplete");
     let query = DeadLetterQuery {
         kind: Some(DeadLetterKind::SagaStep),
+        reason: Some("late_success".to_owned()),
         ..DeadLetterQuery::default()
     };
     let letters = DeadLetters::new(redis.store()).list(&query, 9, None).await.unwrap();

@@ -13,7 +13,7 @@ ARGV    1 replica, then six for each: task_id, who answers ('' for whoever holds
 Returns { 'ok', { word, ... } } with a word for each in order: ok, retry, duplicate (this very event before), stale (not the current
         current attempt, or not an agent's), other (another agent's), terminal (the task has ended), missing, early (its time is not up).
         Behind an ok or retry that ended an attempt stand the task's name, how long the attempt took in ms, and whether it was a
-        compensation ('1' or '0'); or { 'schema', found }. O(answers).
+        step of a saga or its compensation ('1' or '0'); or { 'schema', found }. O(answers).
 ]]
 local ANSWER_ARGS = 6
 
@@ -72,7 +72,7 @@ local function answer_one(ctx, id, who, event_id, entry, verdict, data)
   AGENT.part(ctx, id, h)
   finish_entry(ctx, stream_of(ctx, h, body[1], body[2]), h[ENTRY_MS], h[ENTRY_SEQ])
   h[LOSSES] = 0
-  local about = string.format(' %s %d %s', task_name_of(body[2]), math.max(0, ctx.now - h[STARTED]), has(h, IS_COMPENSATION) and '1' or '0')
+  local about = string.format(' %s %d %s', task_name_of(body[2]), math.max(0, ctx.now - h[STARTED]), (has(h, IS_STEP) or has(h, IS_COMPENSATION)) and '1' or '0')
   if outcome == 'completed' then
     complete_attempt(ctx, id, key, raw, h, body, 'agent:' .. known[1], data, extra)
     return 'ok' .. about

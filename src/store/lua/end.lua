@@ -51,7 +51,7 @@ local function letter_of(id, h) return string.format('%s.%d', id, h[ATTEMPT]) en
 -- its name.
 local function keep_copy(ctx, id, raw, h, head, correlation, reason, problem)
   local dead_letter_id = letter_of(id, h)
-  local kind = (has(h, IS_COMPENSATION) or reason == 'late_success') and 'saga_step' or 'task'
+  local kind = (has(h, IS_STEP) or has(h, IS_COMPENSATION)) and 'saga_step' or 'task'
   local copy = { 'HSET', ctx.prefix .. 'dead:' .. dead_letter_id, 'kind', kind, 'task_id', id, 'task_name',
     task_name_of(head), 'reason', reason, 'error', problem, 'correlation_id', correlation, 'dead_lettered_at', ctx.iso,
     'header', pack_header(h), 'body', string.sub(raw, HEADER_BYTES + 1, HEADER_BYTES + h[BODY]) }
