@@ -87,8 +87,7 @@ pub struct TaskTrigger {
     pub kwargs: Box<RawValue>,
     /// How urgent it is.
     pub priority: Option<Priority>,
-    /// The workflow it belongs to: the one in the payload, else the `correlation_id` of the envelope if that was given
-    /// and is a legal name.
+    /// The workflow that the payload names.
     pub workflow_id: Option<Name>,
     /// The agent it is for.
     pub agent_id: Option<Name>,
@@ -163,11 +162,9 @@ impl TaskTrigger {
 pub fn interpret(envelope: &Envelope<'_>) -> Result<Inbound, Rejection> {
     let payload = &*envelope.payload;
     match &*envelope.event_type {
-        TASK_TRIGGER => read(payload, &TASK_TRIGGER_FIELDS, TaskTrigger::read).map(|mut trigger| {
-            let correlation_id = || envelope.correlation_id.as_ref().and_then(|id| id.parse().ok());
-            trigger.workflow_id = trigger.workflow_id.or_else(correlation_id);
-            Inbound::Task(Box::new(trigger))
-        }),
+        TASK_TRIGGER => {
+            read(payload, &TASK_TRIGGER_FIELDS, TaskTrigger::read).map(|trigger| Inbound::Task(Box::new(trigger)))
+        }
         WORKFLOW_START => {
             read(payload, &WORKFLOW_FIELDS, WorkflowTrigger::read).map(|trigger| Inbound::Workflow(Box::new(trigger)))
         }
@@ -250,10 +247,7 @@ mod tests {
     fn a_name_is_enough_for_a_task() {
         let trigger = task(r#"{"task_name":"echo","args":null,"retry":null,"run_at":null,"dependencies":[]}"#);
 
-        let plain = TaskTrigger {
-            workflow_id: "c".parse().ok(),
-            ..TaskTrigger::new("echo".parse().unwrap())
-        };
+        let plain = TaskTrigger::new("echo".parse().unwrap());
         assert_eq!(format!("{trigger:?}"), format!("{plain:?}"));
         assert_eq!(
             (trigger.args.get(), trigger.kwargs.get(), trigger.start),
@@ -306,23 +300,6 @@ mod tests {
                 Rejection::new(Reason::UnknownEventType, Some("event_type"), message)
             );
         }
-    }
-
-    #[test]
-    fn a_correlation_id_that_is_no_name_joins_no_workflow() {
-        let read = |correlation_id: &str| {
-            let json = format!(
-                r#"{{"event_type":"{TASK_TRIGGER}","source_agent":"s","correlation_id":{correlation_id},
-                    "payload":{{"task_name":"t"}}}}"#
-            );
-            let Ok(Inbound::Task(trigger)) = interpret(&Envelope::from_json(&json, "x").unwrap()) else {
-                panic!("not a task")
-            };
-            trigger.workflow_id
-        };
-        assert_eq!(read(r#""order-7""#), "order-7".parse().ok());
-        assert_eq!(read(r#""order 7""#), None);
-        assert_eq!(read("null"), None);
     }
 
     #[test]

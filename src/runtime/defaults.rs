@@ -81,3 +81,31 @@ impl Defaults {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_joins_the_workflow_that_its_correlation_id_names_where_it_names_none_and_may_leave_it() {
+        let task = |correlation_id: Option<&str>, workflow_id: Option<&str>| {
+            let mut trigger = TaskTrigger::new("t".parse().unwrap());
+            trigger.workflow_id = workflow_id.map(|id| id.parse().unwrap());
+            let origin = Origin {
+                source_agent: "s",
+                event_id: "e",
+                correlation_id,
+                trace: None,
+            };
+            let mut task = Defaults::default().task(trigger, &origin, 1);
+            (
+                task.workflow_id.clone().map(|id| id.to_string()),
+                task.leave_default_workflow(),
+            )
+        };
+        assert_eq!(task(Some("order-7"), None), (Some("order-7".to_owned()), true));
+        assert_eq!(task(Some("order-7"), Some("w")), (Some("w".to_owned()), false));
+        assert_eq!(task(Some("order 7"), None), (None, false));
+        assert_eq!(task(None, None), (None, false));
+    }
+}

@@ -443,7 +443,8 @@ impl Acting {
                     let must_wait = |word: &Created| matches!(word, Created::Full | Created::MemoryShort);
                     let admitted = words.iter().take_while(|word| !must_wait(word)).count();
                     let (rest_of_entries, rest_of_tasks) = (entries.split_off(admitted), tasks.split_off(admitted));
-                    for ((entry, task), word) in entries.into_iter().zip(tasks).zip(words) {
+                    let (mut entries_again, mut tasks_again) = (Vec::new(), Vec::new());
+                    for ((entry, mut task), word) in entries.into_iter().zip(tasks).zip(words) {
                         match word {
                             Created::Ok => {
                                 if task.trigger.start != Start::Now {
@@ -465,6 +466,11 @@ impl Acting {
                                 &task,
                                 &Rejection::new(Reason::DuplicateKey, Some("key"), key_taken(&task)),
                             )),
+                            // Nobody named the workflow, so its end is no reason to refuse.
+                            Created::Ended if task.leave_default_workflow() => {
+                                entries_again.push(entry);
+                                tasks_again.push(task);
+                            }
                             Created::Ended => plan.refusals.push(self.refused_task(
                                 entry,
                                 &task,
@@ -475,7 +481,9 @@ impl Acting {
                             Created::Full | Created::MemoryShort => {}
                         }
                     }
-                    (entries, tasks) = (rest_of_entries, rest_of_tasks);
+                    entries_again.extend(rest_of_entries);
+                    tasks_again.extend(rest_of_tasks);
+                    (entries, tasks) = (entries_again, tasks_again);
                     let is_full = admitted < batch;
                     // About as many as there was room for, so that most of what is sent is admitted.
                     batch = if is_full { admitted * 2 } else { READ_BATCH };

@@ -145,20 +145,12 @@ pub(super) async fn create_one(
 ) -> Result<Submitted, Error> {
     inherit(store, [&mut task]).await?;
     let task_id = task.id;
-    let tasks = [task];
-    let appetite = Appetite::none();
-    let create = || store.create(task_id.partition(), actor, asker, &appetite, &tasks);
-    let created = match create().await {
-        // No replica was ever here, so none has registered the name; and the first replica decides how many partitions
-        // there are, not somebody who asks.
-        Err(StoreError::NotJoined) if asker == Asker::Caller => Ok((vec![Created::Unknown], Vec::new())),
-        Err(StoreError::NotJoined) => {
-            make_keys(store, actor, None, None).await?;
-            create().await
-        }
-        other => other,
-    };
-    match created?.0.first() {
+    let mut tasks = [task];
+    let mut created = ask_for_one(store, actor, asker, &tasks).await?;
+    if created == Some(Created::Ended) && tasks[0].leave_default_workflow() {
+        created = ask_for_one(store, actor, asker, &tasks).await?;
+    }
+    match created {
         Some(Created::Ok) => Ok(Submitted { task_id, is_new: true }),
         Some(Created::Duplicate) => Ok(Submitted { task_id, is_new: false }),
         Some(Created::Full) => {
@@ -177,7 +169,7 @@ pub(super) async fn create_one(
         Some(Created::Unresolved(name)) => Err(Error::InvalidDependency(Rejection::new(
             Reason::InvalidDependency,
             Some("dependencies"),
-            unresolved(name, &tasks[0]),
+            unresolved(&name, &tasks[0]),
         ))),
         Some(Created::KeyTaken) => Err(Error::InvalidField(Rejection::new(
             Reason::DuplicateKey,
@@ -192,6 +184,28 @@ pub(super) async fn create_one(
         Some(Created::Unknown) => Err(Error::UnknownTask(tasks[0].trigger.task_name.to_string())),
         None => Err(Error::Store(StoreError::Protocol("create"))),
     }
+}
+
+/// What becomes of one task that is to be made.
+async fn ask_for_one(
+    store: &Store,
+    actor: ReplicaId,
+    asker: Asker,
+    task: &[NewTask; 1],
+) -> Result<Option<Created>, StoreError> {
+    let appetite = Appetite::none();
+    let create = || store.create(task[0].id.partition(), actor, asker, &appetite, task);
+    let (words, _) = match create().await {
+        // No replica was ever here, so none has registered the name; and the first replica decides how many partitions
+        // there are, not somebody who asks.
+        Err(StoreError::NotJoined) if asker == Asker::Caller => return Ok(Some(Created::Unknown)),
+        Err(StoreError::NotJoined) => {
+            make_keys(store, actor, None, None).await?;
+            create().await
+        }
+        other => other,
+    }?;
+    Ok(words.into_iter().next())
 }
 
 /// Why a task that depends on something unknown is refused.

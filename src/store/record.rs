@@ -136,6 +136,13 @@ pub struct NewTask {
 }
 
 impl NewTask {
+    /// Takes the task out of a workflow that it would have joined only by its correlation id; `false` where the trigger names
+    /// the workflow itself. Its id stays, so that the same trigger still makes one task.
+    pub fn leave_default_workflow(&mut self) -> bool {
+        let is_default = self.trigger.workflow_id.is_none() && self.saga.is_none();
+        is_default && self.workflow_id.take().is_some()
+    }
+
     /// The inside of the event id as a JSON string.
     fn event_id_json(&self) -> String {
         let text = json_text(&self.event_id);

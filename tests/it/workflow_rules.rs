@@ -14,8 +14,9 @@ use waooaw_orchestration::{
 };
 
 use crate::support::history::check_all_ended;
+use crate::support::http::request;
 use crate::support::local::LocalReplica;
-use crate::support::redis::TestRedis;
+use crate::support::redis::{TestRedis, trigger_fields};
 use crate::support::scene::{told, verify};
 use crate::support::workflow::publish;
 use crate::support::{holds, wait_for, wait_within};
@@ -591,6 +592,63 @@ async fn tasks_join_a_workflow_until_it_is_over() {
         ("too late", "invalid_field"),
     ];
     assert_eq!(reasons, BTreeSet::from(expected));
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_trigger_of_a_chain_whose_workflow_has_ended_makes_a_task_without_one() {
+    let redis = TestRedis::start().await;
+    let replica = redis.replica().start().await;
+    start(&redis, "w", json!({ "tasks": [{ "task_id": "a", "name": "noop" }] })).await;
+    let steps = json!([{ "name": "a", "action": "noop" }]);
+    publish(&redis, "saga.start", "s", &json!({ "saga_id": "s", "steps": steps })).await;
+    let mut log = redis.log().await;
+    log.until_count("workflow.completed", 1).await;
+    log.until_count("saga.completed", 1).await;
+    let envelope = |event_id: &str, chain: &str, payload: &Value| {
+        json!({
+            "event_type": "orchestration.task.trigger", "source_agent": "tester", "event_id": event_id,
+            "correlation_id": chain, "payload": payload,
+        })
+    };
+    let publish_in = async |event_id: &str, chain: &str, payload: &Value| {
+        let payload = payload.to_string();
+        let mut fields = trigger_fields(event_id, &payload).to_vec();
+        fields.push((b"correlation_id", chain.as_bytes()));
+        redis.add("waooaw:triggers", &fields).await;
+    };
+
+    let noop = json!({ "task_name": "noop" });
+    for _ in 0..2 {
+        publish_in("after w", "w", &noop).await;
+        publish_in("after s", "s", &noop).await;
+    }
+    publish_in("named", "w", &json!({ "task_name": "noop", "workflow_id": "w" })).await;
+    log.until_count("trigger.rejected", 1).await;
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let body = envelope("by http", "s", &noop).to_string();
+        let headers = [("Content-Type", "application/json")];
+        let answer = request(replica.http_port(), "POST", "/v1/triggers", &headers, Some(&body)).await;
+        answers.push(answer.json());
+    }
+
+    assert_eq!(log.all("trigger.rejected")[0].text("trigger_event_id"), "named");
+    for (event_id, chain) in [("after w", "w"), ("after s", "s"), ("by http", "s")] {
+        let task = joined(event_id, chain);
+        log.until_task(task, "task.completed").await;
+        assert_eq!(log.life(task), ["created", "started", "completed"]);
+        let created = log.of(&task.to_string())[0];
+        assert_eq!(
+            (&created.payload["workflow_id"], created.correlation_id.as_str()),
+            (&Value::Null, chain)
+        );
+    }
+    assert_eq!(answers[0]["task_id"], answers[1]["task_id"]);
+    assert_eq!(
+        (&answers[0]["created"], &answers[1]["created"]),
+        (&json!(true), &json!(false))
+    );
     check_all_ended(&redis).await;
 }
 

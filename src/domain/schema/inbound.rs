@@ -182,7 +182,7 @@ fn task_trigger() -> Value {
         &["task_name"],
         json!({
             "task_name": about(reference("Name"), "Which handler runs it"),
-            "workflow_id": optional("Name", "The workflow that it joins; by default the envelope's `correlation_id`, if given"),
+            "workflow_id": optional("Name", "The workflow that it joins; by default the envelope's `correlation_id`, if given and not of an ended workflow or a saga"),
             "key": optional("Name", "Your own name for the task, unique in its workflow"),
             "dependencies": names("Keys or ids of tasks of the same workflow that must have completed before it starts"),
         }),
