@@ -7,10 +7,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// How the delay grows from one retry to the next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum RetryStrategy {
     /// `initial_delay × backoff_multiplierⁿ⁻¹` before retry `n`.
@@ -22,9 +23,24 @@ pub enum RetryStrategy {
     Fibonacci,
 }
 
-/// When a failed attempt is followed by another. Fields that an object leaves out are those of [`RetryPolicy::STANDARD`].
+impl<'de> Deserialize<'de> for RetryStrategy {
+    /// Reads its name, in any case.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const NAMES: [&str; 3] = ["EXPONENTIAL", "LINEAR", "FIBONACCI"];
+        let text = String::deserialize(deserializer)?;
+        match NAMES.into_iter().position(|name| name.eq_ignore_ascii_case(&text)) {
+            Some(0) => Ok(Self::Exponential),
+            Some(1) => Ok(Self::Linear),
+            Some(_) => Ok(Self::Fibonacci),
+            None => Err(D::Error::unknown_variant(&text, &NAMES)),
+        }
+    }
+}
+
+/// When a failed attempt is followed by another. Fields that an object leaves out are those of [`RetryPolicy::STANDARD`],
+/// but no delay that is left out contradicts the one that is given.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(from = "GivenPolicy")]
 #[non_exhaustive]
 pub struct RetryPolicy {
     /// Extra attempts after the first.
@@ -41,6 +57,43 @@ pub struct RetryPolicy {
     pub increment_seconds: f64,
     /// The fraction by which a delay varies both ways, 0 to 1.
     pub jitter: f64,
+}
+
+/// What somebody said of a policy.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct GivenPolicy {
+    pub(super) max_retries: Option<u32>,
+    pub(super) initial_delay_seconds: Option<f64>,
+    pub(super) max_delay_seconds: Option<f64>,
+    pub(super) backoff_multiplier: Option<f64>,
+    pub(super) strategy: Option<RetryStrategy>,
+    pub(super) increment_seconds: Option<f64>,
+    pub(super) jitter: Option<f64>,
+}
+
+impl From<GivenPolicy> for RetryPolicy {
+    fn from(given: GivenPolicy) -> Self {
+        let standard = Self::STANDARD;
+        // Of the two delays a default gives way to what was said: a limit below it lowers the first delay, a first delay
+        // above it raises the limit. A number out of its range pulls nothing along, so that only it is refused.
+        let sensible = |seconds: Option<f64>| seconds.filter(|one| (0.0..=Self::LONGEST_DELAY_SECONDS).contains(one));
+        let initial_above = sensible(given.initial_delay_seconds).unwrap_or(0.0);
+        let max_below = sensible(given.max_delay_seconds).unwrap_or(f64::INFINITY);
+        Self {
+            max_retries: given.max_retries.unwrap_or(standard.max_retries),
+            initial_delay_seconds: given
+                .initial_delay_seconds
+                .unwrap_or(standard.initial_delay_seconds.min(max_below)),
+            max_delay_seconds: given
+                .max_delay_seconds
+                .unwrap_or(standard.max_delay_seconds.max(initial_above)),
+            backoff_multiplier: given.backoff_multiplier.unwrap_or(standard.backoff_multiplier),
+            strategy: given.strategy.unwrap_or(standard.strategy),
+            increment_seconds: given.increment_seconds.unwrap_or(standard.increment_seconds),
+            jitter: given.jitter.unwrap_or(standard.jitter),
+        }
+    }
 }
 
 /// A value of a policy that makes no sense.
@@ -228,6 +281,46 @@ mod tests {
         assert_eq!("quick".parse(), Ok(RetryPolicy::QUICK));
         assert_eq!(RetryPolicy::QUICK.to_string(), "QUICK");
         assert!("SLOW".parse::<RetryPolicy>().is_err());
+    }
+
+    #[test]
+    fn a_delay_that_is_left_out_gives_way_to_the_one_that_is_given() {
+        let read = |text: &str| serde_json::from_str::<RetryPolicy>(text).unwrap();
+        let delays = |text: &str| {
+            let policy = read(text);
+            assert_eq!(policy.problems(), [], "{text}");
+            (policy.initial_delay_seconds, policy.max_delay_seconds)
+        };
+
+        assert_eq!(delays(r#"{"max_delay_seconds":0.5}"#), (0.5, 0.5));
+        assert_eq!(
+            delays(r#"{"max_retries":2,"initial_delay_seconds":120}"#),
+            (120.0, 120.0)
+        );
+        assert_eq!(delays(r#"{"max_delay_seconds":5}"#), (1.0, 5.0));
+        assert_eq!(delays(r#"{"initial_delay_seconds":5}"#), (5.0, 60.0));
+        assert_eq!(read("{}"), RetryPolicy::STANDARD);
+        // Who gives both means both, and a number out of its range is not passed on.
+        let both = read(r#"{"initial_delay_seconds":2,"max_delay_seconds":1}"#);
+        assert_eq!(both.problems()[0].field, "max_delay_seconds");
+        let negative = read(r#"{"initial_delay_seconds":-1}"#);
+        assert_eq!(negative.problems().len(), 1);
+    }
+
+    #[test]
+    fn a_strategy_is_read_in_any_case() {
+        let read = |text: &str| serde_json::from_str::<RetryStrategy>(text).map_err(|error| error.to_string());
+
+        assert_eq!(read(r#""linear""#), Ok(RetryStrategy::Linear));
+        assert_eq!(read(r#""Fibonacci""#), Ok(RetryStrategy::Fibonacci));
+        for strategy in [
+            RetryStrategy::Exponential,
+            RetryStrategy::Linear,
+            RetryStrategy::Fibonacci,
+        ] {
+            assert_eq!(read(&serde_json::to_string(&strategy).unwrap()), Ok(strategy));
+        }
+        assert!(read(r#""cubic""#).unwrap_err().contains("expected one of"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::id::{InvalidId, Name};
 use super::object::{NotAnObject, Object, kind};
 use super::payload::{Payload, as_text};
 use super::rejection::Reason;
-use super::retry::{InvalidPolicy, RetryPolicy, RetryStrategy};
+use super::retry::{GivenPolicy, InvalidPolicy, RetryPolicy, RetryStrategy};
 use super::rfc3339;
 use super::trigger::{Start, TaskTrigger, literal};
 
@@ -149,24 +149,24 @@ pub(super) fn read_retry(payload: &mut Payload<'_, '_>, field: &str) -> Option<R
         return None;
     }
     let mut fields = payload.inner(field, &RETRY_FIELDS)?;
-    let mut policy = RetryPolicy::STANDARD;
+    let mut given = GivenPolicy {
+        max_retries: fields.integer("max_retries", RetryPolicy::MOST_RETRIES),
+        ..GivenPolicy::default()
+    };
     // Ranges are the policy's own to check: here every number will do.
     let any = |_| true;
-    policy.max_retries = fields
-        .integer("max_retries", RetryPolicy::MOST_RETRIES)
-        .unwrap_or(policy.max_retries);
     for (field, place) in [
-        ("initial_delay_seconds", &mut policy.initial_delay_seconds),
-        ("max_delay_seconds", &mut policy.max_delay_seconds),
-        ("backoff_multiplier", &mut policy.backoff_multiplier),
-        ("increment_seconds", &mut policy.increment_seconds),
-        ("jitter", &mut policy.jitter),
+        ("initial_delay_seconds", &mut given.initial_delay_seconds),
+        ("max_delay_seconds", &mut given.max_delay_seconds),
+        ("backoff_multiplier", &mut given.backoff_multiplier),
+        ("increment_seconds", &mut given.increment_seconds),
+        ("jitter", &mut given.jitter),
     ] {
-        *place = fields.number(field, "in reach of 64 bits", any).unwrap_or(*place);
+        *place = fields.number(field, "in reach of 64 bits", any);
     }
     if let Some(value) = fields.raw("strategy") {
         match serde_json::from_str::<RetryStrategy>(value.get()) {
-            Ok(strategy) => policy.strategy = strategy,
+            Ok(strategy) => given.strategy = Some(strategy),
             Err(_) => fields.note(
                 Reason::InvalidField,
                 "strategy",
@@ -174,6 +174,7 @@ pub(super) fn read_retry(payload: &mut Payload<'_, '_>, field: &str) -> Option<R
             ),
         }
     }
+    let policy = RetryPolicy::from(given);
     for invalid in policy.problems() {
         fields.note(Reason::InvalidField, invalid.field, invalid.problem);
     }
@@ -259,7 +260,7 @@ mod tests {
             r#"{"task_name":"team/echo","args":[ 1e400 ,{"b":1,"a":2}],"kwargs":{"n":123456789012345678901234567890},
                 "priority":"hiGH","workflow_id":"w","agent_id":"a","queue":"q","key":"k","dependencies":[],
                 "parent_task_id":"0190f5d1-7c1e-8a3b-8c4d-000000000000","timeout_seconds":1.5,"max_retries":0,
-                "retry":{"initial_delay_seconds":2,"strategy":"LINEAR","jitter":null},"delay_seconds":0.25,
+                "retry":{"initial_delay_seconds":2,"strategy":"linear","jitter":null},"delay_seconds":0.25,
                 "tags":{"b":"1","a":"\u0032"},"metadata":{"x":[[]]}}"#,
         );
 
@@ -379,7 +380,7 @@ mod tests {
     #[test]
     fn what_is_wrong_inside_a_field_is_named_by_its_path() {
         assert_eq!(
-            refused(r#""retry":{"jiter":0.1,"jitter":2,"strategy":"linear"}"#),
+            refused(r#""retry":{"jiter":0.1,"jitter":2,"strategy":"cubic"}"#),
             "invalid_field: `retry.jiter` is not a known field; did you mean `jitter`?; \
              `retry.strategy` must be EXPONENTIAL, LINEAR or FIBONACCI; `retry.jitter` is 2, must be from 0 to 1"
         );
