@@ -4,6 +4,7 @@
 //! then; ids derived from the event make acting twice harmless. What can not be accepted is kept as a dead letter and
 //! answered with an event; nothing stops the reader.
 
+mod named;
 mod refuse;
 mod start;
 

@@ -229,6 +229,25 @@ async fn late_double_foreign_and_unknown_answers_change_nothing_and_are_told_onc
     ] {
         assert_eq!(until_refused(&mut log, entry).await["reason"], reason);
     }
+    // Who sent something faulty finds the answer by the id that it named; nothing of it is kept.
+    let id = task_of("one").to_string();
+    let faulty = sales
+        .say("result", json!({ "task_id": id, "attempt": 2, "status": "perhaps" }))
+        .await;
+    let large = sales
+        .say(
+            "result",
+            json!({ "task_id": id, "attempt": 2, "status": "completed", "result": "x".repeat(2 << 20) }),
+        )
+        .await;
+    for (entry, reason) in [(&faulty, "invalid_field"), (&large, "too_large")] {
+        let refused = until_refused(&mut log, entry).await;
+        assert_eq!(
+            (&refused["reason"], &refused["task_id"], &refused["attempt"]),
+            (&json!(reason), &json!(id), &json!(2))
+        );
+        assert!(!refused["errors"].to_string().contains("kept"), "{refused}");
+    }
     log.refresh().await;
     assert_eq!(log.life(task_of("one")).last(), Some(&"started"));
     // One process of the agent may answer by a name of its own.
@@ -254,7 +273,7 @@ async fn late_double_foreign_and_unknown_answers_change_nothing_and_are_told_onc
         .await;
     check_all_ended(&redis).await;
     log.refresh().await;
-    assert_eq!(log.count("command.refused"), 5, "{:?}", log.all("command.refused"));
+    assert_eq!(log.count("command.refused"), 7, "{:?}", log.all("command.refused"));
 }
 
 #[tokio::test]

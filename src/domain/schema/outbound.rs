@@ -84,9 +84,10 @@ pub fn payload(kind: EventType) -> Value {
             &["command"],
             json!({
                 "command": nullable("string", "Its event type"),
-                "task_id": text("The task that it was about, where that is the reason"),
-                "workflow_id": text("The workflow that it was about, where that is the reason"),
-                "saga_id": text("The saga that it was about, where that is the reason"),
+                "task_id": text("The task that it named"),
+                "workflow_id": text("The workflow that it named"),
+                "saga_id": text("The saga that it named"),
+                "attempt": { "type": "number", "description": "The attempt that it named, where its payload is faulty" },
             }),
         ),
         EventType::TaskCreated => task(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::{Acting, Source};
+use super::{Acting, Source, named};
 use crate::domain::digest::sha256_hex;
 use crate::domain::envelope::Refused;
 use crate::domain::id::{Partition, TaskId};
@@ -109,7 +109,8 @@ impl Acting {
         };
         let fields = entry.borrowed();
         let mut rejection = Cow::Borrowed(&refused.rejection);
-        let original = netstrings(&fields);
+        // Only triggers are kept.
+        let original = if is_command { Vec::new() } else { netstrings(&fields) };
         let mut cut = None;
         let original = if original.len() > ORIGINAL_BYTES_MAX {
             let digest = sha256_hex(&original);
@@ -131,7 +132,8 @@ impl Acting {
         };
         let refusal = if is_command {
             let command = refused.event_type.as_deref().unwrap_or_default();
-            let members = format!("\"command\":{}", serde_json::json!(command));
+            let about = named::members(entry);
+            let members = format!("\"command\":{}{about}", serde_json::json!(command));
             (entry.id.clone(), members)
         } else {
             self.trigger_members(&entry.id, &refused.event_id)
