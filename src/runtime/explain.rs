@@ -233,19 +233,44 @@ async fn blocked(store: &Store, record: &Record) -> Result<Answer, StoreError> {
     open.truncate(NAMED_MAX);
     let ids: Vec<TaskId> = open.iter().map(|dependency| dependency.task_id).collect();
     let mut named = Vec::new();
+    let mut in_the_way = None;
     for (dependency, found) in open.iter().zip(store.tasks(&ids).await?) {
+        let state = found.map(|record| record.state);
+        // Under any other policy this end is about to release or cancel it.
+        if let Some(state) = state.filter(|_| record.flags.has(Flags::WAITS_ANYWAY))
+            && in_the_way.is_none()
+        {
+            in_the_way = in_the_way_for_good(&dependency.name, state);
+        }
         named.push(json!({
             "task_id": dependency.task_id.to_string(),
             "name": dependency.name,
-            "state": found.map(|record| record.state.as_str()),
+            "state": state.map(TaskState::as_str),
         }));
     }
-    let first = open
-        .first()
-        .map_or_else(String::new, |dependency| format!(": `{}`", dependency.name));
-    let more = if count > 1 { " and others" } else { "" };
-    let summary = format!("it waits for {count} other tasks to end{first}{more}");
+    let first = open.first().map(|dependency| &*dependency.name);
+    let summary = in_the_way.unwrap_or_else(|| waits_for(count, first));
     Ok((Why::Blocked, summary, json!({ "open": count, "blocked_by": named })))
+}
+
+fn waits_for(count: usize, first: Option<&str>) -> String {
+    let tasks = if count == 1 { "task" } else { "tasks" };
+    let first = first.map_or_else(String::new, |name| format!(": `{name}`"));
+    let more = if count > 1 { " and others" } else { "" };
+    format!("it waits for {count} other {tasks} to end{first}{more}")
+}
+
+/// What to do about a dependency that ended without success, where nothing but an operator brings the waiting task on.
+fn in_the_way_for_good(name: &str, state: TaskState) -> Option<String> {
+    let what = match state {
+        TaskState::Failed | TaskState::Timeout => "requeue it from the dead letters, or cancel this task",
+        TaskState::Cancelled => "cancel this task",
+        TaskState::Pending | TaskState::Running | TaskState::Completed => return None,
+    };
+    Some(format!(
+        "it waits for `{name}`, which ended as {}: {what}",
+        state.as_str()
+    ))
 }
 
 async fn delayed(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, StoreError> {

@@ -668,7 +668,7 @@ async fn a_task_explains_itself() {
         .await
         .expect(0);
     assert!(
-        text.out.starts_with("PENDING: it waits for 1 other tasks to end"),
+        text.out.starts_with("PENDING: it waits for 1 other task to end"),
         "{text:?}"
     );
     let unknown = "00000000-0000-8000-8000-000000000000";

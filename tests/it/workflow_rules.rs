@@ -13,6 +13,7 @@ use waooaw_orchestration::{
     DeadLetters, Endpoint, Handlers, Operator, ReplicaOptions, Store, Task, TaskContext, TaskError, TaskId, TaskQueue,
 };
 
+use crate::support::cli::Cli;
 use crate::support::history::check_all_ended;
 use crate::support::http::request;
 use crate::support::local::LocalReplica;
@@ -378,6 +379,11 @@ async fn what_waits_for_an_operator_goes_on_after_a_requeue() {
     let statistics = redis.queue().await.get_statistics().await.unwrap();
     assert_eq!(statistics.pending_count, 2);
     assert_eq!(statistics.by_queue["default"].pending_count, 2);
+    let blocked = node("w", "b").to_string();
+    let told = Cli::on(&redis, &["task", "explain", &blocked]).run().await.expect(0);
+    let expected =
+        "PENDING: it waits for `a`, which ended as FAILED: requeue it from the dead letters, or cancel this task";
+    assert!(told.out.starts_with(expected), "{told:?}");
 
     let letter = log
         .of(&node("w", "a").to_string())
