@@ -682,6 +682,26 @@ async fn without_redis_every_command_that_needs_it_ends_with_3() {
 }
 
 #[tokio::test]
+async fn a_noop_takes_any_arguments() {
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().start().await;
+    let words = [
+        "trigger",
+        "noop",
+        "--args",
+        "[1]",
+        "--kwargs",
+        r#"{"a":2}"#,
+        "--wait",
+        "30",
+    ];
+
+    let done = Cli::on(&redis, &words).set("WAOOAW_OUTPUT", "json").json().await;
+
+    assert_eq!((&done["state"], &done["result"]), (&json!("COMPLETED"), &json!(null)));
+}
+
+#[tokio::test]
 async fn what_goes_into_a_pipe_is_plain_text() {
     let redis = TestRedis::start().await;
     let _replica = redis.replica().start().await;
