@@ -57,6 +57,10 @@ pub struct QueueStatus {
     pub oldest_waiting_at: Option<String>,
     /// How long that is.
     pub oldest_waiting_seconds: Option<f64>,
+    /// The most tasks that are not terminal, of all queues together; 0 is no limit.
+    pub max_size: u64,
+    /// The most tasks that run, of all queues together; 0 is no limit.
+    pub max_running: u64,
 }
 
 /// Who paused a queue, as it stands in Redis.
@@ -76,12 +80,20 @@ pub async fn list_queues(store: &Store) -> Result<Vec<QueueStatus>, Error> {
     let mut queues: BTreeMap<String, QueueStatus> = BTreeMap::new();
     queues.insert(QueueName::default().to_string(), QueueStatus::default());
     let mut oldest: BTreeMap<String, i64> = BTreeMap::new();
+    let (mut max_size, mut max_running) = (0, 0);
     for partition in store.partitions() {
         let statistics = match store.statistics(partition).await {
             Ok(statistics) => statistics,
             Err(StoreError::NotJoined) => continue,
             Err(error) => return Err(error.into()),
         };
+        for (name, value) in &statistics.counters {
+            match name.as_str() {
+                "max_size" => max_size += value,
+                "max_running" => max_running += value,
+                _ => {}
+            }
+        }
         for (name, ranks) in &statistics.queues {
             let queue = queues.entry(name.clone()).or_default();
             for (priority, (waiting, running)) in Priority::ALL.into_iter().zip(ranks) {
@@ -115,6 +127,7 @@ pub async fn list_queues(store: &Store) -> Result<Vec<QueueStatus>, Error> {
     let now_ms = if oldest.is_empty() { 0 } else { store.now_ms().await? };
     for (name, queue) in &mut queues {
         queue.name.clone_from(name);
+        (queue.max_size, queue.max_running) = (max_size, max_running);
         for priority in Priority::ALL {
             queue.by_priority.entry(priority.as_str()).or_default();
         }

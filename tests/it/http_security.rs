@@ -589,6 +589,12 @@ async fn the_default_queue_is_there_before_its_first_task() {
     assert_eq!(listed["items"][0]["name"], "default", "{listed}");
     let set = call("PATCH", "/v1/queues/default", "{\"max_running\":3}").await;
     assert_eq!((set.status, &set.json()["name"]), (200, &json!("default")));
+    let whole = request(port, "GET", "/v1/queues", &[], None).await.json();
+    assert_eq!(set.json(), whole["items"][0]);
+    assert_eq!(
+        (&set.json()["max_size"], &set.json()["max_running"]),
+        (&json!(1000), &json!(3))
+    );
     let paused = call("POST", "/v1/queues/default/pause", "{}").await;
     assert_eq!((paused.status, &paused.json()["paused"]), (200, &json!(true)));
     redis.trigger("held", &json!({ "task_name": "noop" })).await;
