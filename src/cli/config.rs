@@ -5,6 +5,7 @@ use clap::Subcommand;
 use super::context::Context;
 use super::exit::{Failure, say};
 use super::output;
+use crate::service::wiring;
 
 /// What can be done with the configuration.
 #[derive(Debug, Subcommand)]
@@ -21,6 +22,7 @@ Examples:
 pub(super) fn run(context: &Context, command: &ConfigCommand) -> Result<(), Failure> {
     let ConfigCommand::Check = command;
     let loaded = context.load(Vec::new())?;
+    wiring::check_handlers(&loaded.config)?;
     if context.is_json() {
         return output::json(&serde_json::json!({ "items": loaded.values, "warnings": loaded.warnings }));
     }

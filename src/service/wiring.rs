@@ -103,6 +103,15 @@ pub fn handler_defaults(config: &Config) -> BTreeMap<String, HandlerDefaults> {
         .collect()
 }
 
+/// Whether a service would start with the configured handlers.
+///
+/// # Errors
+///
+/// [`ServeError::Handlers`] with all problems, as a start would meet them.
+pub fn check_handlers(config: &Config) -> Result<(), ServeError> {
+    handlers(config, Handlers::new()).map(|_| ())
+}
+
 /// The handlers of the configuration on top of those that the program brings.
 fn handlers(config: &Config, own: Handlers) -> Result<Handlers, ServeError> {
     let mut handlers = if config.handlers_builtin {

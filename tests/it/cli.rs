@@ -635,6 +635,17 @@ async fn config_check_names_all_problems_at_once() {
         .run()
         .await
         .expect(2);
+    // Where a start would fail, the check fails too.
+    let unknown = Cli::new(&["config", "check", "--config", "mine.toml"])
+        .file("mine.toml", "[handlers.myecho]\nkind = \"builtin\"\n")
+        .run()
+        .await;
+    assert!(
+        unknown
+            .expect(2)
+            .err
+            .contains("`handlers.myecho`: there is no builtin of this name")
+    );
     let warned = Cli::new(&["config", "check"])
         .set("WAOOAW_QUEUE__SIZE", "5")
         .run()
