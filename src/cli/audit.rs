@@ -5,10 +5,7 @@ use serde_json::Value;
 
 use super::context::Context;
 use super::exit::{Failure, say};
-use super::output;
-use crate::domain::id::TaskId;
-use crate::domain::rejection::{Reason, Rejection};
-use crate::error::Error;
+use super::{output, task};
 use crate::runtime::audit::{self, Progress, Report, Scope, Step, Timeline};
 
 /// How many violations are printed for people; JSON has more.
@@ -44,9 +41,7 @@ pub(super) async fn run(context: &Context, command: AuditCommand) -> Result<(), 
     match command {
         AuditCommand::Verify => verify(context).await,
         AuditCommand::Task { id } => {
-            let id: TaskId = id.parse().map_err(|error: crate::domain::id::InvalidId| {
-                Error::InvalidField(Rejection::new(Reason::InvalidField, Some("task_id"), error.to_string()))
-            })?;
+            let id = task::task_id(&id)?;
             let store = context.store().await?;
             let shown = Shown::begin(context, "reading the log");
             let outcome = audit::timeline(&store, id, &|step| shown.tell(step)).await;

@@ -9,8 +9,7 @@ use tokio::time::Instant;
 use super::context::Context;
 use super::exit::{Failure, say};
 use super::output;
-use crate::domain::id::{Name, QueueName, TaskId};
-use crate::domain::rejection::{Reason, Rejection};
+use crate::domain::id::{Name, QueueName, TaskId, shortened};
 use crate::domain::state::TaskState;
 use crate::error::Error;
 use crate::runtime::{explain, request};
@@ -124,9 +123,9 @@ pub(super) async fn run(context: &Context, command: TaskCommand) -> Result<(), F
     }
 }
 
-fn task_id(text: &str) -> Result<TaskId, Error> {
-    text.parse::<TaskId>()
-        .map_err(|error| Error::InvalidField(Rejection::new(Reason::InvalidField, Some("task_id"), error.to_string())))
+/// The task that was typed. What no task can be called names none.
+pub(super) fn task_id(text: &str) -> Result<TaskId, Error> {
+    text.parse().map_err(|_| Error::TaskNotFound(shortened(text)))
 }
 
 async fn explain(context: &Context, id: TaskId) -> Result<(), Failure> {
@@ -155,6 +154,7 @@ async fn explain(context: &Context, id: TaskId) -> Result<(), Failure> {
 }
 
 async fn cancel(context: &Context, id: &str, reason: Option<&str>) -> Result<(), Failure> {
+    let id = task_id(id)?.to_string();
     let payload = serde_json::json!({ "task_id": id, "reason": reason }).to_string();
     let command = request::read_cancel("cli", "-", &payload)?;
     let store = context.store().await?;

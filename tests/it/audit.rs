@@ -583,7 +583,7 @@ async fn the_command_line_audits_and_tells_the_history_of_a_task() {
         .run()
         .await
         .refused(4, "TaskNotFound");
-    Cli::on(&redis, &["audit", "task", "x"]).run().await.expect(2);
+    Cli::on(&redis, &["audit", "task", "x"]).run().await.expect(4);
 
     // Without its record the whole log is searched.
     let () = redis.ask(&["DEL", &format!("{P}t:{id}")]).await;
