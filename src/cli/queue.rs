@@ -51,6 +51,10 @@ pub(crate) struct By {
     /// Why, for the log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// Taken as everywhere; nothing is asked here, since it can be undone
+    #[arg(short, long)]
+    #[allow(dead_code, reason = "scripts pass it to every command that changes something")]
+    yes: bool,
 }
 
 impl By {

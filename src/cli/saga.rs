@@ -5,6 +5,7 @@ mod lanes;
 use clap::Subcommand;
 use indicatif::ProgressStyle;
 
+use super::confirm::confirm_on_terminal;
 use super::context::Context;
 use super::exit::Failure;
 use super::group::StartArgs;
@@ -41,7 +42,7 @@ Examples:
     },
     /// Let a saga go back: its completed steps are undone in reverse order
     #[command(after_help = "\
-Refused behind the pivot, from which there is no way back.
+Refused behind the pivot, from which there is no way back. Asks first on a terminal, unless --yes has said so.
 
 Example:
   waooaw saga cancel order-4711 --reason 'the customer left'")]
@@ -52,6 +53,9 @@ Example:
         /// Your own words, for the log
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
     },
     /// Try again exactly what could not be undone, or what was given up behind the pivot
     #[command(after_help = "\
@@ -73,8 +77,9 @@ pub(super) async fn run(context: &Context, command: SagaCommand) -> Result<(), F
     match command {
         SagaCommand::Start(args) => start(context, &args).await,
         SagaCommand::Show { id } => show(context, &context.store().await?, &read(&id)?).await,
-        SagaCommand::Cancel { id, reason } => {
+        SagaCommand::Cancel { id, reason, yes } => {
             let (store, id) = (context.store().await?, read(&id)?);
+            confirm_on_terminal(&format!("let saga `{id}` go back?"), yes)?;
             cancel_saga(&store, request::new_actor(), &id, reason.as_deref()).await?;
             show(context, &store, &id).await
         }

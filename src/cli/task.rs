@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use super::confirm::confirm_on_terminal;
 use super::context::Context;
 use super::exit::{Failure, say};
 use super::output;
@@ -39,6 +40,8 @@ Examples:
     List(ListArgs),
     /// Stop a task, wherever it waits or runs
     #[command(after_help = "\
+Asks first on a terminal, unless --yes has said so.
+
 Example:
   waooaw task cancel 7a1f5c1e-90d2-8b44-9f0e-3c5d1a2b0000 --reason 'ordered twice'")]
     Cancel {
@@ -48,6 +51,9 @@ Example:
         /// Your own words, for the event
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
     },
     /// Say why a task does not run, or where it does
     #[command(after_help = "\
@@ -114,7 +120,7 @@ pub(super) async fn run(context: &Context, command: TaskCommand) -> Result<(), F
             print(context, &document)
         }
         TaskCommand::List(args) => list(context, args).await,
-        TaskCommand::Cancel { id, reason } => cancel(context, &id, reason.as_deref()).await,
+        TaskCommand::Cancel { id, reason, yes } => cancel(context, &id, reason.as_deref(), yes).await,
         TaskCommand::Explain { id } => explain(context, task_id(&id)?).await,
         TaskCommand::Wait { id, timeout } => {
             let id = task_id(&id)?;
@@ -153,10 +159,11 @@ async fn explain(context: &Context, id: TaskId) -> Result<(), Failure> {
     output::fields(&rows)
 }
 
-async fn cancel(context: &Context, id: &str, reason: Option<&str>) -> Result<(), Failure> {
+async fn cancel(context: &Context, id: &str, reason: Option<&str>, is_agreed: bool) -> Result<(), Failure> {
     let id = task_id(id)?.to_string();
     let payload = serde_json::json!({ "task_id": id, "reason": reason }).to_string();
     let command = request::read_cancel("cli", "-", &payload)?;
+    confirm_on_terminal(&format!("cancel task `{id}`?"), is_agreed)?;
     let store = context.store().await?;
     let message = command.reason.as_deref();
     if !request::cancel(&store, request::new_actor(), command.task_id, message).await? {

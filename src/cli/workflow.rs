@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
+use super::confirm::confirm_on_terminal;
 use super::context::Context;
 use super::exit::Failure;
 use super::group::StartArgs;
@@ -47,6 +48,8 @@ Examples:
     },
     /// Cancel everything of a workflow that has not ended
     #[command(after_help = "\
+Asks first on a terminal, unless --yes has said so.
+
 Example:
   waooaw workflow stop order-4711 --reason 'the customer left'")]
     Stop {
@@ -56,6 +59,9 @@ Example:
         /// Your own words, for the log
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
     },
     /// Print in what order the tasks of a workflow would run, without starting it; needs no Redis
     #[command(after_help = "\
@@ -79,8 +85,9 @@ pub(super) async fn run(context: &Context, command: WorkflowCommand) -> Result<(
         WorkflowCommand::Show { id } => {
             show(context, &context.store().await?, &group::read_id("workflow_id", &id)?).await
         }
-        WorkflowCommand::Stop { id, reason } => {
+        WorkflowCommand::Stop { id, reason, yes } => {
             let id = group::read_id("workflow_id", &id)?;
+            confirm_on_terminal(&format!("cancel all that has not ended of workflow `{id}`?"), yes)?;
             stop(context, &id, reason.as_deref()).await
         }
         WorkflowCommand::Plan { file } => {

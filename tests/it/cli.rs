@@ -362,7 +362,7 @@ async fn task_cancel_stops_what_waits_and_what_runs_and_task_wait_says_so() {
     waited.refused(1, "TaskNotCompleted");
     assert_eq!(waited.json()["state"], "CANCELLED");
 
-    let words = ["task", "cancel", &waiting, "--output", "json"];
+    let words = ["task", "cancel", &waiting, "-y", "--output", "json"];
     Cli::on(&redis, &words).run().await.refused(1, "InvalidTransition");
     let log = redis.log().await;
     for event in log.all("task.cancelled") {

@@ -178,7 +178,7 @@ async fn a_saga_that_is_cancelled_goes_back() {
     let mut log = redis.log().await;
     log.until_count("saga.step_started", 2).await;
 
-    Cli::on(&redis, &["saga", "cancel", "trip", "--reason", "rain"])
+    Cli::on(&redis, &["saga", "cancel", "trip", "--reason", "rain", "--yes"])
         .run()
         .await
         .expect(0);
