@@ -152,7 +152,7 @@ fn print(context: &Context, saga: &SagaExecution) -> Result<(), Failure> {
     if group::printed_json(context, saga)? {
         return Ok(());
     }
-    let name = Some(saga.name.get().to_owned()).filter(|name| name != "null");
+    let name = group::shown_name(&saga.name);
     let rows = [
         ("saga_id", Some(saga.saga_id.clone())),
         ("name", name),

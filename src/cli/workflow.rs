@@ -189,10 +189,10 @@ async fn stop(context: &Context, id: &Name, reason: Option<&str>) -> Result<(), 
 async fn print_document(store: &Store, id: &Name, document: &WorkflowDocument) -> Result<(), Failure> {
     let counts = document.counts.iter().filter(|(_, count)| **count > 0);
     let counts: Vec<String> = counts.map(|(state, count)| format!("{count} {state}")).collect();
-    let name = document.name.as_ref().map(|name| name.get().to_owned());
+    let name = document.name.as_ref().and_then(|name| group::shown_name(name));
     let rows = [
         ("workflow_id", Some(document.workflow_id.clone())),
-        ("name", name.filter(|name| name != "null")),
+        ("name", name),
         ("state", Some(document.state.to_owned())),
         ("tasks", Some(counts.join(", "))),
         ("root_cause_task_id", document.root_cause_task_id.clone()),

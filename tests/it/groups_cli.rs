@@ -54,6 +54,7 @@ async fn a_workflow_is_started_once_awaited_and_shown_as_a_tree() {
     let shown = Cli::on(&redis, &["workflow", "show", "w-1"]).run().await.expect(0);
     shown.is_plain();
     for line in [
+        "name          a diamond",
         "tasks         4 COMPLETED",
         "top  COMPLETED",
         "  left  COMPLETED",
