@@ -59,6 +59,9 @@ pub enum Error {
     /// A value is out of its range or of the wrong kind.
     #[error("{0}")]
     InvalidField(Rejection),
+    /// What was asked for has more bytes than an event may have.
+    #[error("{0}")]
+    PayloadTooLarge(Rejection),
     /// Tasks depend on each other in a ring.
     #[error("`{}` {}", cycle.first().map_or("", String::as_str), cycle_in_words(cycle))]
     CyclicDependency {
@@ -137,6 +140,7 @@ impl Error {
             Self::TaskQueueFull { .. } => "TaskQueueFull",
             Self::UnknownTask(_) => "UnknownTask",
             Self::InvalidField(_) => "InvalidField",
+            Self::PayloadTooLarge(_) => "PayloadTooLarge",
             Self::CyclicDependency { .. } => "CyclicDependency",
             Self::InvalidDependency(_) => "InvalidDependency",
             Self::DependencyNotSatisfied { .. } => "DependencyNotSatisfied",
@@ -168,6 +172,7 @@ impl Error {
             | Self::DeadLetterNotFound(_)
             | Self::UnknownTask(_)
             | Self::InvalidField(_)
+            | Self::PayloadTooLarge(_)
             | Self::CyclicDependency { .. }
             | Self::InvalidDependency(_)
             | Self::DependencyNotSatisfied { .. }
@@ -186,13 +191,13 @@ impl From<Rejection> for Error {
         match rejection.reason {
             Reason::CyclicDependency => Self::CyclicDependency { cycle: rejection.cycle },
             Reason::InvalidDependency => Self::InvalidDependency(rejection),
+            Reason::TooLarge => Self::PayloadTooLarge(rejection),
             Reason::UnknownTask
             | Reason::Malformed
             | Reason::MissingField
             | Reason::InvalidField
             | Reason::UnknownField
             | Reason::UnknownEventType
-            | Reason::TooLarge
             | Reason::TooDeep
             | Reason::DuplicateKey
             | Reason::DuplicateId

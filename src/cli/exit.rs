@@ -179,9 +179,9 @@ impl From<Error> for Failure {
             | Error::DeadLetterNotFound(_)
             | Error::QueueNotFound(_)
             | Error::WorkerNotFound(_) => Self::new(NOT_FOUND, name, &text),
-            Error::InvalidField(rejection) | Error::InvalidDependency(rejection) => {
-                Self::new(USAGE, name, &text).with_errors(&rejection.problems)
-            }
+            Error::InvalidField(rejection)
+            | Error::InvalidDependency(rejection)
+            | Error::PayloadTooLarge(rejection) => Self::new(USAGE, name, &text).with_errors(&rejection.problems),
             Error::CyclicDependency { cycle } => Self {
                 cycle: Some(cycle),
                 ..Self::new(USAGE, name, &text)

@@ -11,13 +11,14 @@ use super::context::Context;
 use super::exit::Failure;
 use super::{definition, output, task};
 use crate::domain::id::Name;
+use crate::domain::trigger::Inbound;
 use crate::error::Error;
 use crate::runtime::defaults::{Defaults, Origin};
 use crate::runtime::group::{self, Started};
 use crate::runtime::request;
 use crate::service::wiring;
-use crate::store::Store;
-use crate::store::groups::{Group, NewGroup};
+use crate::store::groups::Group;
+use crate::store::{Store, StoreError};
 
 /// Whom the log names as the one who asked.
 const SOURCE_AGENT: &str = "cli";
@@ -40,13 +41,8 @@ pub(super) struct StartArgs {
 }
 
 impl StartArgs {
-    /// Starts what the file asks for; `make` turns its payload into a group.
-    pub(super) async fn start(
-        &self,
-        context: &Context,
-        store: &Store,
-        make: impl FnOnce(&str, &Defaults, &Origin<'_>, u16) -> Result<NewGroup, Error>,
-    ) -> Result<Started, Failure> {
+    /// Starts what the file asks for; it is the payload of an event of this type.
+    pub(super) async fn start(&self, context: &Context, store: &Store, event_type: &str) -> Result<Started, Failure> {
         let event_id = match &self.event_id {
             Some(event_id) => event_id.clone(),
             None => uuid::Uuid::new_v4().to_string(),
@@ -63,7 +59,17 @@ impl StartArgs {
             correlation_id: None,
             trace: None,
         };
-        let new = make(&payload, &defaults, &origin, store.partition_count())?;
+        let partitions = store.partition_count();
+        let new = match request::read(event_type, SOURCE_AGENT, &event_id, &payload)? {
+            Inbound::Workflow(trigger) => defaults.workflow(*trigger, &origin, partitions),
+            Inbound::Saga(trigger) => defaults.saga(*trigger, &origin, partitions),
+            Inbound::Task(_)
+            | Inbound::Cancel(_)
+            | Inbound::WorkflowStop(_)
+            | Inbound::SagaCancel(_)
+            | Inbound::Result(_)
+            | Inbound::Heartbeat(_) => return Err(Error::Store(StoreError::Protocol("start")).into()),
+        };
         Ok(group::start(store, request::new_actor(), &new).await?)
     }
 }

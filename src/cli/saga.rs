@@ -11,8 +11,8 @@ use super::exit::Failure;
 use super::group::StartArgs;
 use super::{group, output};
 use crate::domain::id::Name;
-use crate::domain::saga::SagaTrigger;
 use crate::domain::saga_state::{SagaState, StepState};
+use crate::domain::trigger::SAGA_START;
 use crate::runtime::group::{cancel_saga, resume_saga};
 use crate::runtime::request;
 use crate::runtime::saga_execution::{SagaExecution, StepExecution, saga_execution};
@@ -94,11 +94,7 @@ pub(super) async fn run(context: &Context, command: SagaCommand) -> Result<(), F
 
 async fn start(context: &Context, args: &StartArgs) -> Result<(), Failure> {
     let store = context.store().await?;
-    let started = args
-        .start(context, &store, |payload, defaults, origin, partitions| {
-            Ok(defaults.saga(SagaTrigger::parse(payload)?, origin, partitions))
-        })
-        .await?;
+    let started = args.start(context, &store, SAGA_START).await?;
     let Some(patience) = args.wait else {
         return group::print_started(context, "saga_id", &started);
     };

@@ -13,6 +13,7 @@ use super::{definition, group, output};
 use crate::domain::graph::ExecutionPlan;
 use crate::domain::id::Name;
 use crate::domain::state::TaskState;
+use crate::domain::trigger::WORKFLOW_START;
 use crate::domain::workflow::WorkflowTrigger;
 use crate::error::Error;
 use crate::runtime::group::{WorkflowDocument, label, records, stop_workflow, workflow_document};
@@ -99,11 +100,7 @@ pub(super) async fn run(context: &Context, command: WorkflowCommand) -> Result<(
 
 async fn start(context: &Context, args: &StartArgs) -> Result<(), Failure> {
     let store = context.store().await?;
-    let started = args
-        .start(context, &store, |payload, defaults, origin, partitions| {
-            Ok(defaults.workflow(WorkflowTrigger::parse(payload)?, origin, partitions))
-        })
-        .await?;
+    let started = args.start(context, &store, WORKFLOW_START).await?;
     let Some(patience) = args.wait else {
         return group::print_started(context, "workflow_id", &started);
     };

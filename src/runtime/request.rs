@@ -46,7 +46,7 @@ pub fn new_actor() -> ReplicaId {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidField`] with everything that is wrong.
+/// [`Error::InvalidField`] with everything that is wrong, [`Error::PayloadTooLarge`].
 pub fn read_trigger(source_agent: &str, event_id: &str, payload: &str) -> Result<TaskTrigger, Error> {
     let Inbound::Task(trigger) = read(TASK_TRIGGER, source_agent, event_id, payload)? else {
         return Err(Error::Store(StoreError::Protocol("trigger")));
@@ -58,7 +58,7 @@ pub fn read_trigger(source_agent: &str, event_id: &str, payload: &str) -> Result
 ///
 /// # Errors
 ///
-/// [`Error::InvalidField`] with everything that is wrong.
+/// [`Error::InvalidField`] with everything that is wrong, [`Error::PayloadTooLarge`].
 pub fn read_cancel(source_agent: &str, event_id: &str, payload: &str) -> Result<TaskCancel, Error> {
     let Inbound::Cancel(cancel) = read(TASK_CANCEL, source_agent, event_id, payload)? else {
         return Err(Error::Store(StoreError::Protocol("cancel")));
@@ -70,7 +70,7 @@ pub fn read_cancel(source_agent: &str, event_id: &str, payload: &str) -> Result<
 ///
 /// # Errors
 ///
-/// [`Error::InvalidField`] with everything that is wrong.
+/// [`Error::InvalidField`] with everything that is wrong, [`Error::PayloadTooLarge`].
 pub fn read_policy(policy: &str) -> Result<Option<RetryPolicy>, Error> {
     let payload = format!(r#"{{"task_name":"-","retry":{policy}}}"#);
     Ok(read_trigger("-", "-", &payload)?.retry)
@@ -106,7 +106,7 @@ pub async fn publish_command(store: &Store, envelope: &Envelope<'_>) -> Result<(
 ///
 /// # Errors
 ///
-/// [`Error::InvalidField`] with everything that is wrong.
+/// [`Error::InvalidField`] with everything that is wrong, [`Error::PayloadTooLarge`].
 pub fn read(event_type: &str, source_agent: &str, event_id: &str, payload: &str) -> Result<Inbound, Error> {
     let fields = [
         ("event_type", event_type),
@@ -498,7 +498,7 @@ mod tests {
     #[test]
     fn a_request_is_held_to_the_limits_of_the_stream() {
         let refused = |event_id: &str, payload: &str| match read_trigger("s", event_id, payload) {
-            Err(Error::InvalidField(rejection)) => rejection.reason,
+            Err(Error::InvalidField(rejection) | Error::PayloadTooLarge(rejection)) => rejection.reason,
             other => panic!("{other:?}"),
         };
 
@@ -509,5 +509,9 @@ mod tests {
         assert_eq!(refused("e", &deep), Reason::TooDeep);
         let large = format!(r#"{{"task_name":"echo","args":["{}"]}}"#, "x".repeat(1 << 20));
         assert_eq!(refused("e", &large), Reason::TooLarge);
+        for event_type in [TASK_TRIGGER, "orchestration.workflow.start", "orchestration.saga.start"] {
+            let error = read(event_type, "s", "e", &large).unwrap_err();
+            assert_eq!(error.code(), "PayloadTooLarge", "{event_type}");
+        }
     }
 }

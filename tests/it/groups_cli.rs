@@ -109,11 +109,16 @@ async fn what_is_no_workflow_or_saga_is_refused_and_what_is_not_there_is_not_fou
     let ring = file(&json!({ "tasks": [echo("a", &["b"]), echo("b", &["a"])] }));
     let unknown = file(&json!({ "tasks": [{ "task_id": "a", "name": "nobody_knows" }] }));
     let empty = file(&json!({ "steps": [] }));
+    let padding = "x".repeat(1 << 20);
+    let large = file(&json!({ "tasks": [{ "task_id": "a", "name": "echo", "args": [padding] }] }));
+    let large_saga = file(&json!({ "steps": [{ "name": "a", "action": "echo", "args": [padding] }] }));
 
     for (words, code, said) in [
         (vec!["workflow", "start", path(&ring)], 2, "a"),
         (vec!["workflow", "start", path(&unknown)], 2, "nobody_knows"),
         (vec!["saga", "start", path(&empty)], 2, "steps"),
+        (vec!["workflow", "start", path(&large)], 2, "must have at most 1048576"),
+        (vec!["saga", "start", path(&large_saga)], 2, "must have at most 1048576"),
         (vec!["workflow", "show", "none"], 4, "none"),
         (vec!["workflow", "stop", "none"], 4, "none"),
         (vec!["saga", "show", "none"], 4, "none"),

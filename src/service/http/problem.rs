@@ -261,7 +261,9 @@ impl From<Rejection> for Problem {
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
-            Error::InvalidField(rejection) | Error::InvalidDependency(rejection) => rejection.into(),
+            Error::InvalidField(rejection)
+            | Error::InvalidDependency(rejection)
+            | Error::PayloadTooLarge(rejection) => rejection.into(),
             Error::CyclicDependency { ref cycle } => {
                 let cycle = cycle.clone();
                 let mut problem = Self::new("CyclicDependency", error.to_string());
