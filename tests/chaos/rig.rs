@@ -53,6 +53,8 @@ pub(crate) struct Rig {
     lengths: Arc<Mutex<VecDeque<(Instant, u64)>>>,
     /// When Redis may have lost its last moments.
     pub(crate) cuts: Vec<Instant>,
+    /// From when to when Redis was frozen, in which it flushed nothing.
+    pub(crate) stood_still: Vec<(Instant, Instant)>,
 }
 
 impl Rig {
@@ -119,6 +121,7 @@ impl Rig {
             logs: Vec::new(),
             lengths: Arc::default(),
             cuts: Vec::new(),
+            stood_still: Vec::new(),
         };
         rig.watch_file();
         rig

@@ -73,9 +73,11 @@ async fn strike(rig: &mut Rig, chance: &mut Chance, fault: Fault) -> bool {
             true
         }
         Fault::FreezeRedis => {
+            let since = Instant::now();
             rig.redis.signal("STOP");
             tokio::time::sleep(moment * 4).await;
             rig.redis.signal("CONT");
+            rig.stood_still.push((since, Instant::now()));
             true
         }
         Fault::LosePower => {

@@ -285,8 +285,12 @@ fn against_the_record(rig: &Rig, record: &Record, log: &Log<'_>) -> Vec<String> 
 fn count_of(rig: &Rig, event_id: &str, asked: &Asked, created: u32, rejected: u32) -> Option<String> {
     // Redis may have forgotten what it took in its last moments.
     let is_doubtful = asked.accepted_at.is_some_and(|at| {
-        let is_before =
-            |cut: &Instant| at <= *cut + Duration::from_millis(100) && cut.saturating_duration_since(at) < CUT;
+        let is_before = |cut: &Instant| {
+            let frozen = rig.stood_still.iter();
+            let frozen = frozen.map(|(since, until)| until.min(cut).saturating_duration_since(at.max(*since)));
+            at <= *cut + Duration::from_millis(100)
+                && cut.saturating_duration_since(at).saturating_sub(frozen.sum()) < CUT
+        };
         rig.cuts.iter().any(is_before)
     });
     let (least, most, found, other) = match &asked.wish {

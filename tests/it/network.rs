@@ -295,9 +295,7 @@ async fn a_trigger_that_was_read_into_a_silent_connection_is_not_lost() {
 #[tokio::test]
 async fn a_doorbell_on_a_silent_connection_rings_again_within_its_deadline() {
     let line = Line::new().await;
-    let trap = line
-        .proxy
-        .set(Trap::on("XREAD", Fate::SilenceReply).about("queue:default"));
+    let trap = line.proxy.set(Trap::on("XREAD", Fate::SilenceReply).about(":ready"));
     trap.until_sprung().await;
     let began = Instant::now();
 
