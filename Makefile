@@ -61,9 +61,11 @@ doc: rust ## examples in the documentation; build it, warnings denied
 	$(CARGO) test --locked --doc
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
+# Most of them wait for something most of the time, so that more than one a core at a time costs little.
+TEST_THREADS ?= 3
 .PHONY: it
-it: rust redis ## integration tests, on redis-server processes that they start
-	$(CARGO) test --locked --test '*'
+it: rust redis ## integration tests, on redis-server processes that they start, TEST_THREADS (3) at a time
+	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked --test '*'
 
 .PHONY: deploy-tools
 deploy-tools: ## print the folder of the programs that check deploy/, getting those that are missing; installs nothing
