@@ -46,6 +46,26 @@ async fn a_clock_that_goes_back_makes_no_delay_longer() {
 }
 
 #[tokio::test]
+async fn a_delay_that_began_on_a_clock_that_was_ahead_for_a_moment_is_not_longer() {
+    let Some((redis, clock)) = redis_with_clock().await else {
+        return;
+    };
+    // So that the name is known, and yet nobody looks at the clock.
+    let mut replica = redis.replica().start().await;
+    replica.stop().await;
+
+    clock.shift(600);
+    let delayed = Task::new("noop").delay(Duration::from_secs(1));
+    let task = redis.queue().await.enqueue(delayed).await.unwrap();
+    clock.shift(0);
+    let _replica = redis.replica().start().await;
+    let mut log = redis.log().await;
+    log.until_task(task, "task.completed").await;
+
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
 async fn an_assignment_that_got_lost_before_the_clock_went_back_is_found() {
     let Some((redis, clock)) = redis_with_clock().await else {
         return;

@@ -217,6 +217,7 @@ impl World {
         let seen = self.now_ms().await - GAP_MS;
         let mut set = redis::cmd("HSET");
         set.arg(format!("{}meta", self.prefix)).arg("clock_ms").arg(seen);
+        set.arg("looked_ms").arg(seen);
         set.query_async::<()>(&mut self.raw).await.unwrap();
         self.is_clock_back = false;
         self.model.nobody_looks(true);

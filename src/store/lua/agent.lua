@@ -159,7 +159,7 @@ function AGENT.begin(ctx, id, key, raw, h, agent, silence_ms, timeout_ms)
   redis.call('HDEL', own, 'inbox', 'beat', 'read', 'from', 'progress')
   redis.call('HSET', own, 'agent', agent, 'silence', string.format('%d', silence_ms), 'timeout', string.format('%d', timeout_ms))
   if timeout_ms > 0 and timeout_ms < due then due = timeout_ms end
-  redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', ctx.now + due), id)
+  CLOCK.set_timer(ctx, id, ctx.now + due)
   save_header(key, h)
 end
 

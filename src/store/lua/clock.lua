@@ -10,14 +10,10 @@ their silence counts anew from the first look after either (`AGENT.heard`).
 ]]
 local follow_clock
 do
-  -- Smaller steps back are what keeping a clock in time looks like.
-  local BACK_MIN_MS = 1000
-  -- How far the kept time may be behind, so that not each look writes.
-  local CLOCK_GRAIN_MS = 500
-
   -- With a replica alive, somebody looks about every second.
   local LOOK_GAP_MS = 3000
-
+  -- Smaller steps back are what keeping a clock in time looks like.
+  local BACK_MIN_MS = 1000
   -- How many timers one call moves.
   local SHIFT_BATCH = 1000
 
@@ -26,20 +22,20 @@ do
   -- back as a timer of a task that waits no more, which is dropped when it is due.
   follow_clock = function(ctx)
     local timers, shifting = ctx.prefix .. 'timers', ctx.prefix .. 'shifting'
-    local known = redis.call('HMGET', ctx.meta, 'clock_ms', 'shift_by_ms')
-    local seen, by = tonumber(known[1]) or 0, tonumber(known[2])
+    local known = redis.call('HMGET', ctx.meta, 'clock_ms', 'shift_by_ms', 'looked_ms')
+    local seen, by, looked, now = tonumber(known[1]) or 0, tonumber(known[2]), tonumber(known[3]) or 0, string.format('%d', ctx.now)
     if not by and seen - ctx.now > BACK_MIN_MS then
       local back = string.format('%d', seen - ctx.now)
-      redis.call('HSET', ctx.meta, 'clock_ms', string.format('%d', ctx.now))
+      redis.call('HSET', ctx.meta, 'clock_ms', now, 'looked_ms', now)
       redis.call('HINCRBY', ctx.meta, 'went_back_ms', back)
       if redis.call('EXISTS', timers) == 1 then
         redis.call('RENAME', timers, shifting)
         redis.call('HSET', ctx.meta, 'shift_by_ms', back)
         by = tonumber(back)
       end
-    elseif ctx.now - seen >= CLOCK_GRAIN_MS then
-      redis.call('HSET', ctx.meta, 'clock_ms', string.format('%d', ctx.now))
-      if ctx.now - seen > LOOK_GAP_MS then redis.call('HSET', ctx.meta, 'awake_ms', string.format('%d', ctx.now)) end
+    elseif ctx.now - math.min(seen, looked) >= CLOCK.GRAIN_MS then
+      redis.call('HSET', ctx.meta, 'clock_ms', now, 'looked_ms', now)
+      if ctx.now - looked > LOOK_GAP_MS then redis.call('HSET', ctx.meta, 'awake_ms', now) end
     end
     if not by then return false end
 

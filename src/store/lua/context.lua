@@ -93,6 +93,21 @@ local function open(keys, replica)
   return ctx
 end
 
+-- The latest time by the clock of Redis that was seen is kept in `meta`, so that a clock that goes back is noticed (see clock.lua).
+-- It may be behind by a grain, so that not each call writes.
+local CLOCK = { GRAIN_MS = 500 }
+
+-- Lets a task be looked at when it is due. The time by which that is reckoned is noted: were the clock ahead only until the next
+-- look, nobody would know that the timer has to go back with it.
+function CLOCK.set_timer(ctx, id, due)
+  if not ctx.has_noted then
+    ctx.has_noted = true
+    local seen = tonumber(redis.call('HGET', ctx.meta, 'clock_ms') or nil) or 0
+    if ctx.now - seen >= CLOCK.GRAIN_MS then redis.call('HSET', ctx.meta, 'clock_ms', string.format('%d', ctx.now)) end
+  end
+  redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', due), id)
+end
+
 -- Whether an operator has set one of the limits; '1' stood for both before each was kept by itself.
 local function is_limit_set(set, name) return set == '1' or string.find(set, name, 1, true) ~= nil end
 

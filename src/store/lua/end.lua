@@ -116,7 +116,7 @@ local function fail_attempt(ctx, id, key, raw, h, body, outcome, delay_ms, probl
     if delay_ms > 0 then
       h[PLACE] = DELAYED
       aside(ctx, queue, h[RANK], 1)
-      redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', due), id)
+      CLOCK.set_timer(ctx, id, due)
     else
       enqueue(ctx, id, h, queue)
     end

@@ -76,7 +76,7 @@ do
     if due and due > ctx.now then
       h[PLACE] = DELAYED
       aside(ctx, queue, h[RANK], 1)
-      redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', due), id)
+      CLOCK.set_timer(ctx, id, due)
     else
       enqueue(ctx, id, h, queue)
     end

@@ -31,7 +31,7 @@ function STREAM.range(key, from, to, count) return STREAM.call('XRANGE', key, fr
 function STREAM.put_off(ctx, id, h, queue)
   h[PLACE] = DELAYED
   aside(ctx, queue, h[RANK], 1)
-  redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', ctx.now + STREAM.PAUSE_MS), id)
+  CLOCK.set_timer(ctx, id, ctx.now + STREAM.PAUSE_MS)
 end
 
 local function queue_stream(ctx, queue, rank)

@@ -98,7 +98,7 @@ local function repair_task(ctx, id)
   if h[STATE] == RUNNING then
     if word == 'other_holder' then return false end
     if word == 'no_timer' then
-      redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', ctx.now), id)
+      CLOCK.set_timer(ctx, id, ctx.now)
       return true
     end
     if word == 'uncounted' then
@@ -115,7 +115,7 @@ local function repair_task(ctx, id)
     return true
   end
   if h[PLACE] == DELAYED then
-    redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', ctx.now), id)
+    CLOCK.set_timer(ctx, id, ctx.now)
     return true
   end
   if h[PLACE] == BLOCKED then

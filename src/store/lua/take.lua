@@ -255,7 +255,7 @@ local function start(ctx, request, entries, stream, started)
         ctx.fresh[id] = nil
         h[PLACE] = DELAYED
         aside(ctx, queue, h[RANK], 1)
-        redis.call('ZADD', ctx.prefix .. 'timers', string.format('%d', ctx.now + RISKY_PAUSE_MS), id)
+        CLOCK.set_timer(ctx, id, ctx.now + RISKY_PAUSE_MS)
         save(ctx, keys[i], raw, h)
       else
         ctx.fresh[id] = nil
