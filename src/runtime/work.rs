@@ -37,7 +37,7 @@ use crate::store::record::{Body, Flags, Record};
 const SETTLE_BATCH: usize = 80;
 /// How many tasks one call hands out at most.
 const CLAIM_BATCH: usize = 80;
-/// How long an idle loop waits behind the queues before it looks by itself.
+/// How long an idle loop waits for the doorbell before it looks by itself.
 pub(super) const IDLE_WAIT: Duration = Duration::from_secs(2);
 /// How long what an attempt left behind may go on after its time was up, before a saga goes on without it.
 const EXPIRED_PATIENCE: Duration = Duration::from_secs(6);
@@ -483,7 +483,7 @@ pub(super) fn chance() -> f64 {
     f64::from(u32::try_from(random >> 32).unwrap_or_default()) / f64::from(u32::MAX)
 }
 
-/// Asks for work whenever slots are free, and waits behind the queues when there is none.
+/// Asks for work whenever slots are free, and waits for the doorbell when there is none.
 pub(super) async fn take_work(run: Arc<Run>, partition: Partition) {
     let mut doorbell = Doorbell::new(&run.store, IDLE_WAIT);
     let mut waits = Waits::new();
