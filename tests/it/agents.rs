@@ -10,6 +10,7 @@ use crate::support::agent::{Agent, Letter, letters};
 use crate::support::history::{check, check_all_ended};
 use crate::support::log::Log;
 use crate::support::redis::{TestRedis, task_of};
+use crate::support::workflow::publish;
 use crate::support::{holds, wait_for, wait_within};
 
 fn quote() -> Value {
@@ -677,16 +678,7 @@ async fn a_cancelled_saga_tells_the_agent_and_undoes_its_step() {
     let pay = Agent::new(&redis, "pay");
     pay.next().await;
 
-    redis
-        .add(
-            "waooaw:commands",
-            &[
-                (b"event_type", b"orchestration.saga.cancel"),
-                (b"source_agent", b"tester"),
-                (b"payload", br#"{"saga_id":"s1"}"#),
-            ],
-        )
-        .await;
+    publish(&redis, "saga.cancel", "cancel", &json!({ "saga_id": "s1" })).await;
     let told = wait_for("word of the cancel", async || {
         let letters = pay.read().await;
         letters.first().cloned().ok_or_else(|| "nothing".to_owned())
@@ -711,16 +703,7 @@ async fn a_success_of_a_cancelled_step_that_comes_behind_the_end_of_its_saga_is_
     start_saga(&redis, &payload).await;
     let pay = Agent::new(&redis, "pay");
     let letter = pay.next().await;
-    redis
-        .add(
-            "waooaw:commands",
-            &[
-                (b"event_type", b"orchestration.saga.cancel"),
-                (b"source_agent", b"tester"),
-                (b"payload", br#"{"saga_id":"s1"}"#),
-            ],
-        )
-        .await;
+    publish(&redis, "saga.cancel", "cancel", &json!({ "saga_id": "s1" })).await;
     let mut log = redis.log().await;
     log.until_count("saga.compensated", 1).await;
 
