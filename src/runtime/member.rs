@@ -20,6 +20,8 @@ use crate::store::{Store, StoreError};
 pub(super) const BEAT_INTERVAL: Duration = Duration::from_secs(2);
 /// How many beats apart the names of the tasks that can be run are said again.
 const RENEW_NAMES_EVERY: u64 = 30;
+/// How long an attempt whose assignment was lost waits for a worker.
+const SLOT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Starts the beating thread; it ends with the run.
 pub(super) fn start_beating(run: Arc<Run>, store: Store) -> std::io::Result<JoinHandle<()>> {
@@ -115,7 +117,7 @@ fn learn(run: &Arc<Run>, held: &[(TaskId, u32)], gone: &[TaskId], lost: Vec<Clai
             }
         }
     }
-    for mut claimed in lost {
+    for claimed in lost {
         if let Some(adopted) = &run.adopted {
             let claimed_in = claimed.task_id.partition();
             if run.holdings.enter(claimed.task_id, claimed.attempt).is_some() {
@@ -127,14 +129,21 @@ fn learn(run: &Arc<Run>, held: &[(TaskId, u32)], gone: &[TaskId], lost: Vec<Clai
             }
             continue;
         }
-        // The slot that it was given may be another's by now.
-        let Some(slot) = run.slots.take_one() else {
-            // Under load none may be free for long, and nobody else would run it.
-            run.hand_back_unstarted(&claimed);
-            continue;
-        };
-        claimed.slot = slot;
-        info!(task_id = %claimed.task_id, attempt = claimed.attempt, "found an attempt whose assignment was lost");
-        run.start(claimed);
+        let finder = Arc::clone(run);
+        run.tracker
+            .spawn_on(async move { find_slot(&finder, claimed).await }, &run.runtime);
     }
+}
+
+/// Starts an attempt whose assignment was lost, once there is a worker for it; else hands it back.
+async fn find_slot(run: &Arc<Run>, mut claimed: Claimed) {
+    // The slot that it was given may be another's by now, and idle ones are offered to a call now and then.
+    let Ok(slot) = tokio::time::timeout(SLOT_PATIENCE, run.slots.take_next()).await else {
+        // Under load none may be free for long, and nobody else would run it.
+        run.hand_back_unstarted(&claimed);
+        return;
+    };
+    claimed.slot = slot;
+    info!(task_id = %claimed.task_id, attempt = claimed.attempt, "found an attempt whose assignment was lost");
+    run.start(claimed);
 }
