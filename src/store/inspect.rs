@@ -26,8 +26,10 @@ pub struct Dependency {
     pub is_open: bool,
 }
 
-/// How many records are read at once for their results.
-const INPUTS_BATCH: usize = 64;
+/// How many records are read at once for their results: first the fewer, and then as many as are likely to be no more bytes than these.
+const INPUTS_AT_FIRST: usize = 64;
+const INPUTS_AT_MOST: usize = 1000;
+const INPUT_BYTES: usize = 8 << 20;
 
 /// What is kept of a task.
 #[derive(Debug)]
@@ -155,15 +157,21 @@ impl Store {
             _ => Vec::new(),
         };
         let mut inputs = Vec::with_capacity(sources.len());
-        for sources in sources.chunks(INPUTS_BATCH) {
-            let ids: Vec<TaskId> = sources.iter().map(|(id, _)| *id).collect();
-            for ((_, name), record) in sources.iter().zip(self.tasks(&ids).await?) {
+        let (mut rest, mut batch, mut read) = (sources.as_slice(), INPUTS_AT_FIRST, 0);
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(batch.min(rest.len()));
+            rest = later;
+            let ids: Vec<TaskId> = now.iter().map(|(id, _)| *id).collect();
+            for ((_, name), record) in now.iter().zip(self.tasks(&ids).await?) {
                 let result = record
                     .filter(|record| record.state == TaskState::Completed)
                     .and_then(|record| record.tail);
                 let result = result.map_or_else(|| "null".to_owned(), |result| result.get().to_owned());
+                read += result.len();
                 inputs.push((name.clone(), result));
             }
+            let each = read.div_ceil(inputs.len()).max(1);
+            batch = (INPUT_BYTES / each).clamp(1, INPUTS_AT_MOST);
         }
         Ok(inputs)
     }
