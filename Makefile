@@ -33,7 +33,7 @@ redis: ## print the path of a redis-server (7 or newer), installing one if there
 ## To know that it is right
 
 .PHONY: test
-test: lint shell unit doc redis deploy-tools it api-quick ## everything that continuous integration runs
+test: lint shell unit doc redis deploy-tools it api-quick peers-quick ## everything that continuous integration runs
 
 .PHONY: check
 check: lint unit ## the quick part: format, clippy, unit tests; needs no Redis
@@ -131,6 +131,17 @@ deny: rust ## advisories, licences and sources of the dependencies; needs cargo-
 bench: redis build ## measure throughput, latency, memory, scale and graphs on a Redis of its own
 	$(CARGO) bench --locked
 	target/release/waooaw bench all
+
+ROUNDS ?= 3
+.PHONY: peers
+peers: redis build ## measure beside BullMQ, in turn, ROUNDS (3) times; needs npm
+	sh scripts/peers.sh target/release/waooaw $(ROUNDS)
+
+# Whether it works at all; its numbers say nothing.
+.PHONY: peers-quick
+peers-quick: rust redis
+	$(CARGO) build --locked
+	PEERS_OPTIONAL=1 sh scripts/peers.sh $(BUILT)/debug/waooaw 1 500
 
 ## Around it
 
