@@ -9,18 +9,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::defaults::{Defaults, Origin};
 use super::handler::{Handlers, TaskContext};
 use super::replica::{Membership, ReplicaOptions};
 use super::request::{self, create_one, make_keys, new_actor};
-use crate::domain::id::{Name, ReplicaId, TaskId};
-use crate::domain::priority::Priority;
+use super::task::Task;
+use crate::domain::id::{ReplicaId, TaskId};
 use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::retry::RetryPolicy;
-use crate::domain::trigger::{Start, TaskTrigger};
 use crate::error::Error;
 use crate::store::dead_letters::Operator;
 use crate::store::document::{StatisticsDocument, TaskDocument, Ties};
@@ -30,194 +28,8 @@ use crate::store::operate::Limits;
 use crate::store::record::Flags;
 use crate::store::{Endpoint, Store, StoreError};
 
-/// A task to be put into a queue.
-#[derive(Debug, Clone)]
-#[must_use]
-pub struct Task {
-    trigger: Result<TaskTrigger, Rejection>,
-    event_id: Option<String>,
-}
-
-impl Task {
-    /// A task of this name with no arguments.
-    pub fn new(name: &str) -> Self {
-        let trigger = name
-            .parse::<Name>()
-            .map(TaskTrigger::new)
-            .map_err(|error| Rejection::new(Reason::InvalidField, Some("task_name"), error.to_string()));
-        Self {
-            trigger,
-            event_id: None,
-        }
-    }
-
-    fn set(mut self, change: impl FnOnce(&mut TaskTrigger) -> Result<(), Rejection>) -> Self {
-        // The first problem stays; `enqueue` tells it.
-        if let Ok(trigger) = &mut self.trigger
-            && let Err(rejection) = change(trigger)
-        {
-            self.trigger = Err(rejection);
-        }
-        self
-    }
-
-    /// Positional arguments: anything that serializes to a JSON list.
-    pub fn args(self, args: impl Serialize) -> Self {
-        self.set(|trigger| {
-            trigger.args = json("args", '[', &args)?;
-            Ok(())
-        })
-    }
-
-    /// Named arguments: anything that serializes to a JSON object.
-    pub fn kwargs(self, kwargs: impl Serialize) -> Self {
-        self.set(|trigger| {
-            trigger.kwargs = json("kwargs", '{', &kwargs)?;
-            Ok(())
-        })
-    }
-
-    /// Free-form data: anything that serializes to a JSON object.
-    pub fn metadata(self, metadata: impl Serialize) -> Self {
-        self.set(|trigger| {
-            trigger.metadata = json("metadata", '{', &metadata)?;
-            Ok(())
-        })
-    }
-
-    /// How urgent it is; unless said as its parent, else as its workflow, else normal.
-    pub fn priority(self, priority: Priority) -> Self {
-        self.set(|trigger| {
-            trigger.priority = Some(priority);
-            Ok(())
-        })
-    }
-
-    /// The workflow that it belongs to.
-    pub fn workflow_id(self, workflow: &str) -> Self {
-        self.set(|trigger| {
-            let name = workflow.parse::<Name>();
-            trigger.workflow_id = Some(name.map_err(|error| invalid("workflow_id", &error))?);
-            Ok(())
-        })
-    }
-
-    /// The caller's own name for it, unique in its workflow.
-    pub fn key(self, key: &str) -> Self {
-        self.set(|trigger| {
-            trigger.key = Some(key.parse().map_err(|error| invalid("key", &error))?);
-            Ok(())
-        })
-    }
-
-    /// Keys or ids of tasks of the same workflow that must have completed before it starts; at most 10,000.
-    pub fn dependencies(self, names: &[&str]) -> Self {
-        self.set(|trigger| {
-            if names.len() > TaskTrigger::MAX_DEPENDENCIES {
-                let problem = format!(
-                    "has {} names, must have at most {}",
-                    names.len(),
-                    TaskTrigger::MAX_DEPENDENCIES
-                );
-                return Err(invalid("dependencies", &problem));
-            }
-            let read = names.iter().map(|name| name.parse::<Name>());
-            let read: Result<Vec<Name>, _> = read.collect();
-            trigger.dependencies = read.map_err(|error| invalid("dependencies", &error))?;
-            Ok(())
-        })
-    }
-
-    /// The task that asks for it, as a handler does: without a priority of its own it takes that one's.
-    pub fn parent(self, parent: TaskId) -> Self {
-        self.set(|trigger| {
-            trigger.parent_task_id = Some(parent);
-            Ok(())
-        })
-    }
-
-    /// The queue that it waits in.
-    pub fn queue(self, queue: &str) -> Self {
-        self.set(|trigger| {
-            trigger.queue = Some(queue.parse().map_err(|error| invalid("queue", &error))?);
-            Ok(())
-        })
-    }
-
-    /// The longest that an attempt may run; without limit unless said.
-    pub fn timeout(self, timeout: Duration) -> Self {
-        self.set(|trigger| {
-            if timeout.is_zero() {
-                return Err(invalid("timeout_seconds", &"must be over 0"));
-            }
-            trigger.timeout_seconds = Some(bounded("timeout_seconds", timeout)?.as_secs_f64());
-            Ok(())
-        })
-    }
-
-    /// When a failed attempt is followed by another.
-    pub fn retry(self, policy: RetryPolicy) -> Self {
-        self.set(|trigger| {
-            if let Some(problem) = policy.problems().first() {
-                return Err(Rejection::new(Reason::InvalidField, Some("retry"), problem.to_string()));
-            }
-            trigger.retry = Some(policy);
-            Ok(())
-        })
-    }
-
-    /// Waits so long before it may start.
-    pub fn delay(self, delay: Duration) -> Self {
-        self.set(|trigger| {
-            trigger.start = Start::After(bounded("delay_seconds", delay)?);
-            Ok(())
-        })
-    }
-
-    /// The caller's own id of the request: putting the same one in again creates nothing.
-    pub fn event_id(mut self, event_id: &str) -> Self {
-        self.event_id = Some(event_id.to_owned());
-        // The record keeps it in a line of its own.
-        let is_fine = !event_id.is_empty() && event_id.len() <= 256 && !event_id.chars().any(char::is_control);
-        self.set(|_| {
-            if is_fine {
-                return Ok(());
-            }
-            let problem = "must have 1 to 256 bytes and no control characters";
-            Err(invalid("event_id", &problem))
-        })
-    }
-}
-
 fn invalid(field: &str, error: &impl std::fmt::Display) -> Rejection {
     Rejection::new(Reason::InvalidField, Some(field), error.to_string())
-}
-
-/// A length of time that a trigger could ask for too.
-fn bounded(field: &str, time: Duration) -> Result<Duration, Rejection> {
-    if time.as_secs_f64() <= TaskTrigger::LONGEST_SECONDS {
-        return Ok(time);
-    }
-    let problem = format!(
-        "is {} s, must be at most {}",
-        time.as_secs_f64(),
-        TaskTrigger::LONGEST_SECONDS
-    );
-    Err(invalid(field, &problem))
-}
-
-/// A value as JSON that begins as it should.
-fn json(field: &str, opening: char, value: &impl Serialize) -> Result<Box<RawValue>, Rejection> {
-    let value = serde_json::value::to_raw_value(value).map_err(|error| invalid(field, &error))?;
-    if value.get().starts_with(opening) {
-        return Ok(value);
-    }
-    let expected = if opening == '[' { "list" } else { "object" };
-    Err(Rejection::new(
-        Reason::InvalidField,
-        Some(field),
-        format!("must be a JSON {expected}"),
-    ))
 }
 
 /// How much later than asked for a call that waits may end, for Redis to answer.
@@ -319,11 +131,11 @@ impl TaskQueue {
     ///
     /// # Errors
     ///
-    /// [`Error::TaskQueueFull`], [`Error::InvalidField`], [`Error::RedisUnavailable`].
+    /// [`Error::InvalidField`] with everything that is wrong, [`Error::PayloadTooLarge`], [`Error::InvalidDependency`],
+    /// [`Error::TaskQueueFull`], [`Error::RedisUnavailable`]. With an event id of one's own, asking again is safe.
     pub async fn enqueue(&self, task: Task) -> Result<TaskId, Error> {
         let inner = &self.inner;
-        let trigger = task.trigger.map_err(Error::InvalidField)?;
-        let event_id = task.event_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        let (trigger, event_id) = task.into_trigger(&inner.options.source_agent)?;
         let origin = Origin {
             source_agent: &inner.options.source_agent,
             event_id: &event_id,

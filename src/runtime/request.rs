@@ -108,6 +108,11 @@ pub async fn publish_command(store: &Store, envelope: &Envelope<'_>) -> Result<(
 ///
 /// [`Error::InvalidField`] with everything that is wrong, [`Error::PayloadTooLarge`].
 pub fn read(event_type: &str, source_agent: &str, event_id: &str, payload: &str) -> Result<Inbound, Error> {
+    // On the stream the id of the entry takes the place of an empty one; here nothing would.
+    if event_id.is_empty() {
+        let empty = Rejection::new(Reason::InvalidField, Some("event_id"), "is empty");
+        return Err(Error::InvalidField(empty));
+    }
     let fields = [
         ("event_type", event_type),
         ("source_agent", source_agent),
@@ -505,6 +510,7 @@ mod tests {
         assert!(read_trigger("s", "e", r#"{"task_name":"echo"}"#).is_ok());
         assert_eq!(refused("e", r#"{"task_name":"echo","x":1}"#), Reason::UnknownField);
         assert_eq!(refused("e\n", r#"{"task_name":"echo"}"#), Reason::InvalidField);
+        assert_eq!(refused("", r#"{"task_name":"echo"}"#), Reason::InvalidField);
         let deep = format!(r#"{{"task_name":"echo","args":{}{}}}"#, "[".repeat(64), "]".repeat(64));
         assert_eq!(refused("e", &deep), Reason::TooDeep);
         let large = format!(r#"{{"task_name":"echo","args":["{}"]}}"#, "x".repeat(1 << 20));

@@ -1,40 +1,18 @@
 //! A saga as a program puts it together.
 //!
-//! What is said becomes the payload of `orchestration.saga.start` and is read by the rules of that event, so that a program
-//! is told the same as an agent, with every problem by its path.
+//! What is said becomes the payload of `orchestration.saga.start` and is read by the rules of that event.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
 
+use super::fields::Fields;
 use super::saga_execution::SagaExecution;
 use super::sagas::Sagas;
 use crate::domain::priority::Priority;
-use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::saga::SagaTrigger;
 use crate::error::Error;
-
-/// The fields of an object of a payload. The first that can not be JSON is told when all is read.
-#[derive(Debug, Clone, Default)]
-struct Fields {
-    values: BTreeMap<&'static str, Box<RawValue>>,
-    problem: Option<Rejection>,
-}
-
-impl Fields {
-    fn set(&mut self, field: &'static str, value: &impl Serialize) {
-        match to_raw_value(value) {
-            Ok(value) => drop(self.values.insert(field, value)),
-            Err(error) => {
-                let problem = Rejection::new(Reason::InvalidField, Some(field), error.to_string());
-                self.problem.get_or_insert(problem);
-            }
-        }
-    }
-}
 
 /// One step of a saga: what does it, and what undoes it.
 ///
@@ -49,19 +27,19 @@ impl SagaStep {
     /// A step of this name, done by tasks named `action`.
     pub fn new(name: &str, action: &str) -> Self {
         let mut fields = Fields::default();
-        fields.set("name", &name);
-        fields.set("action", &action);
+        fields.set("name", name);
+        fields.set("action", action);
         Self { fields }
     }
 
-    fn set(mut self, field: &'static str, value: &impl Serialize) -> Self {
+    fn set(mut self, field: &'static str, value: &(impl Serialize + ?Sized)) -> Self {
         self.fields.set(field, value);
         self
     }
 
     /// What undoes it. A step without counts as undone.
     pub fn compensation(self, task_name: &str) -> Self {
-        self.set("compensation", &task_name)
+        self.set("compensation", task_name)
     }
 
     /// What both get: a list of positional arguments, or an object of named ones.
@@ -86,7 +64,7 @@ impl SagaStep {
 
     /// The steps that must have completed before it starts; none for one that starts at once.
     pub fn depends_on(self, steps: &[&str]) -> Self {
-        self.set("depends_on", &steps)
+        self.set("depends_on", steps)
     }
 
     /// Once it is done there is no way back. At most one step of a saga is the pivot.
@@ -96,7 +74,7 @@ impl SagaStep {
 
     /// How urgent both are.
     pub fn priority(self, priority: Priority) -> Self {
-        self.set("priority", &priority.as_str())
+        self.set("priority", priority.as_str())
     }
 
     /// The longest that an attempt of either may run.
@@ -115,13 +93,13 @@ impl SagaStep {
     }
 
     /// The agent that does both.
-    pub fn agent(self, agent_id: &str) -> Self {
-        self.set("agent_id", &agent_id)
+    pub fn agent_id(self, agent_id: &str) -> Self {
+        self.set("agent_id", agent_id)
     }
 
     /// The queue that both wait in.
     pub fn queue(self, queue: &str) -> Self {
-        self.set("queue", &queue)
+        self.set("queue", queue)
     }
 }
 
@@ -181,13 +159,13 @@ impl SagaBuilder {
 
     /// Its id, under which others await it; drawn unless said. An id that another request used is refused.
     pub fn saga_id(mut self, saga_id: &str) -> Self {
-        self.fields.set("saga_id", &saga_id);
+        self.fields.set("saga_id", saga_id);
         self
     }
 
     /// Its name, for people.
     pub fn name(mut self, name: &str) -> Self {
-        self.fields.set("name", &name);
+        self.fields.set("name", name);
         self
     }
 
@@ -216,23 +194,9 @@ impl SagaBuilder {
     /// [`Error::InvalidField`], [`Error::InvalidDependency`] and [`Error::CyclicDependency`] with everything that is wrong.
     pub fn build(self) -> Result<Saga, Error> {
         let mut payload = self.fields;
-        let mut problem = payload.problem.take();
-        let steps: Vec<_> = self
-            .steps
-            .into_iter()
-            .map(|step| {
-                problem = problem.take().or(step.fields.problem);
-                step.fields.values
-            })
-            .collect();
-        payload.set("steps", &steps);
-        if let Some(problem) = problem.or(payload.problem) {
-            return Err(Error::InvalidField(problem));
-        }
-        let payload = to_raw_value(&payload.values)
-            .map_err(|error| Error::InvalidField(Rejection::new(Reason::Malformed, None, error.to_string())))?;
+        payload.set_list("steps", self.steps.into_iter().map(|step| step.fields));
         Ok(Saga {
-            trigger: SagaTrigger::parse(payload.get())?,
+            trigger: SagaTrigger::parse(&payload.into_payload()?)?,
             event_id: self.event_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
             timeout: self.timeout,
         })
@@ -306,7 +270,7 @@ mod tests {
                     .compensation_retry(quick)
                     .timeout(Duration::from_millis(500))
                     .priority(Priority::High)
-                    .agent("stock")
+                    .agent_id("stock")
                     .queue("orders"),
             )
             .add_step(

@@ -1,6 +1,6 @@
 //! The task queue as programs that link the library see it, within one process and across several.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 use waooaw_orchestration::{Error, Priority, RetryPolicy, Task, TaskId};
@@ -62,6 +62,35 @@ async fn a_task_goes_in_and_comes_out_as_it_was_put_in() {
     );
     assert!(done.completed_at.is_some() && done.duration_ms.is_some());
     check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_task_has_the_options_that_a_trigger_has() {
+    let redis = TestRedis::start().await;
+    let queue = redis.queue().await;
+    let later = SystemTime::UNIX_EPOCH + Duration::from_hours(24 * 365 * 100);
+    let delayed = Task::new("work")
+        .run_at(later)
+        .max_retries(7)
+        .tags([("shop", "berlin")]);
+    let for_agent = Task::new("count_stock")
+        .agent_id("stock")
+        .tags([("a", "1"), ("b", "2")]);
+
+    let delayed = queue.enqueue(delayed).await.unwrap();
+    let for_agent = queue.enqueue(for_agent).await.unwrap();
+
+    let delayed = queue.get_task(delayed).await.unwrap();
+    assert_eq!(
+        (delayed.run_at.as_deref(), delayed.max_retries, delayed.tags.get()),
+        (Some("2069-12-07T00:00:00.000Z"), 7, r#"{"shop":"berlin"}"#)
+    );
+    let for_agent = queue.get_task(for_agent).await.unwrap();
+    assert_eq!(
+        (for_agent.agent_id.as_deref(), for_agent.tags.get()),
+        (Some("stock"), r#"{"a":"1","b":"2"}"#)
+    );
+    check(&redis).await;
 }
 
 #[tokio::test]
@@ -234,6 +263,11 @@ async fn what_makes_no_sense_is_refused_before_it_is_put_in() {
         Task::new("work").timeout(Duration::ZERO),
         Task::new("work").timeout(Duration::MAX),
         Task::new("work").delay(Duration::from_secs(400 * 86_400)),
+        Task::new("work").agent_id("no name"),
+        Task::new("work").max_retries(u32::MAX),
+        Task::new("work")
+            .run_at(SystemTime::UNIX_EPOCH)
+            .delay(Duration::from_secs(1)),
         Task::new("work").event_id(""),
         Task::new("work").event_id("two\nlines"),
         Task::new("work").event_id(&"x".repeat(257)),
