@@ -94,6 +94,12 @@ JOBS ?= 4
 chaos: rust redis ## break a running system by SEEDS (1..100) for SECONDS (15) each, JOBS (4) at a time, and check it
 	$(CARGO) test --locked --test chaos -- --seeds $(SEEDS) --seconds $(SECONDS) --jobs $(JOBS)
 
+MINUTES ?= 30
+RATE ?= 50
+.PHONY: soak
+soak: rust redis ## a steady load of RATE (50) a second for MINUTES (30); fails when anything grows
+	$(CARGO) test --locked --test soak -- --seconds $$(($(MINUTES) * 60)) --rate $(RATE)
+
 # libFuzzer finds its way by coverage that the compiler counts, which its stable release does as well: no nightly and no
 # cargo-fuzz are needed. The host is named, so that build scripts are not instrumented.
 FUZZ_SECONDS ?= 60
