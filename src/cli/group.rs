@@ -70,7 +70,7 @@ impl StartArgs {
             | Inbound::Result(_)
             | Inbound::Heartbeat(_) => return Err(Error::Store(StoreError::Protocol("start")).into()),
         };
-        Ok(group::start(store, request::new_actor(), &new).await?)
+        Ok(group::start(store, request::new_actor(), new).await?)
     }
 }
 

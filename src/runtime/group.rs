@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::defaults::{Defaults, Origin};
-use crate::domain::id::{Name, TaskId};
+use super::inherit::inherit;
+use crate::domain::id::{Name, ReplicaId, TaskId};
 use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::saga::SagaTrigger;
 use crate::domain::state::TaskState;
@@ -254,8 +255,9 @@ pub(super) fn taken(group: &NewGroup) -> Rejection {
 ///
 /// [`Error::UnknownTask`], [`Error::TaskQueueFull`], [`Error::InvalidField`] (its id is taken), [`Error::RedisUnavailable`];
 /// asking again is safe.
-pub async fn start(store: &Store, actor: crate::domain::id::ReplicaId, group: &NewGroup) -> Result<Started, Error> {
-    let staged = match store.stage(actor, Asker::Caller, &Appetite::none(), group).await {
+pub async fn start(store: &Store, actor: ReplicaId, mut group: NewGroup) -> Result<Started, Error> {
+    inherit(store, group.members.iter_mut().map(|member| &mut member.task)).await?;
+    let staged = match store.stage(actor, Asker::Caller, &Appetite::none(), &group).await {
         // No replica was ever here, so none has registered the names.
         Err(StoreError::NotJoined) => Staged::Unknown(
             group
@@ -273,7 +275,7 @@ pub async fn start(store: &Store, actor: crate::domain::id::ReplicaId, group: &N
     match staged {
         Staged::Ok => Ok(started(true)),
         Staged::Duplicate => Ok(started(false)),
-        Staged::Taken => Err(Error::InvalidField(taken(group))),
+        Staged::Taken => Err(Error::InvalidField(taken(&group))),
         Staged::Unknown(name) => Err(Error::UnknownTask(name)),
         Staged::Full => {
             let max_size = super::queue::statistics(store).await?.max_size;
@@ -314,12 +316,7 @@ pub(super) fn too_many_queues() -> Rejection {
 /// # Errors
 ///
 /// [`Error::WorkflowNotFound`], [`Error::RedisUnavailable`].
-pub async fn stop_workflow(
-    store: &Store,
-    actor: crate::domain::id::ReplicaId,
-    id: &Name,
-    message: Option<&str>,
-) -> Result<bool, Error> {
+pub async fn stop_workflow(store: &Store, actor: ReplicaId, id: &Name, message: Option<&str>) -> Result<bool, Error> {
     match stopped(store.stop(actor, GroupKind::Workflow, id, None, message).await)? {
         Stopped::Ok => Ok(true),
         Stopped::Terminal | Stopped::Passed => Ok(false),
@@ -333,12 +330,7 @@ pub async fn stop_workflow(
 ///
 /// [`Error::SagaNotFound`], [`Error::InvalidTransition`] when it has ended or is behind its pivot,
 /// [`Error::RedisUnavailable`].
-pub async fn cancel_saga(
-    store: &Store,
-    actor: crate::domain::id::ReplicaId,
-    id: &Name,
-    message: Option<&str>,
-) -> Result<(), Error> {
+pub async fn cancel_saga(store: &Store, actor: ReplicaId, id: &Name, message: Option<&str>) -> Result<(), Error> {
     match stopped(store.stop(actor, GroupKind::Saga, id, None, message).await)? {
         Stopped::Ok => Ok(()),
         Stopped::Terminal => Err(Error::InvalidTransition(format!("saga `{id}` has ended"))),
@@ -354,12 +346,7 @@ pub async fn cancel_saga(
 /// # Errors
 ///
 /// [`Error::SagaNotFound`], [`Error::InvalidTransition`] when there is nothing to resume, [`Error::RedisUnavailable`].
-pub async fn resume_saga(
-    store: &Store,
-    actor: crate::domain::id::ReplicaId,
-    id: &Name,
-    who: &str,
-) -> Result<(), Error> {
+pub async fn resume_saga(store: &Store, actor: ReplicaId, id: &Name, who: &str) -> Result<(), Error> {
     match stopped(store.resume(actor, id, who).await)? {
         Stopped::Ok => Ok(()),
         Stopped::Terminal | Stopped::Passed => Err(Error::InvalidTransition(format!(

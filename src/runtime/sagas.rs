@@ -59,7 +59,7 @@ impl Sagas {
         };
         let partitions = self.store.partition_count();
         let group = self.defaults.saga(saga.trigger.clone(), &origin, partitions);
-        Ok(group::start(&self.store, self.actor, &group).await?.id.to_string())
+        Ok(group::start(&self.store, self.actor, group).await?.id.to_string())
     }
 
     /// Waits until a saga has ended, whoever started it; its record as it is then, however it ended.

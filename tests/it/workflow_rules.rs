@@ -18,6 +18,7 @@ use crate::support::history::check_all_ended;
 use crate::support::http::request;
 use crate::support::local::LocalReplica;
 use crate::support::redis::{TestRedis, trigger_fields};
+use crate::support::replica::ask;
 use crate::support::scene::{told, verify};
 use crate::support::workflow::publish;
 use crate::support::{holds, wait_for, wait_within};
@@ -145,7 +146,7 @@ async fn a_large_start_that_was_abandoned_half_way_is_swept_and_can_be_made_anew
     let group = Defaults::default().workflow(trigger, &origin, 1);
     let store = redis.store();
     tokio::select! {
-        started = group::start(&store, new_actor(), &group) => panic!("too fast: {started:?}"),
+        started = group::start(&store, new_actor(), group) => panic!("too fast: {started:?}"),
         () = async {
             while group_keys(&redis).await.len() < 500 {}
         } => {}
@@ -492,7 +493,7 @@ async fn a_stop_cancels_what_is_not_over_and_comes_before_its_workflow_too() {
 #[tokio::test]
 async fn a_task_without_a_priority_takes_its_parents_else_its_workflows() {
     let redis = TestRedis::start().await;
-    let _replica = redis.replica().start().await;
+    let replica = redis.replica().start().await;
     let tasks = json!([
         { "task_id": "gate", "name": "sleep", "kwargs": { "ms": 60_000 } },
         { "task_id": "own", "name": "noop", "priority": "BACKGROUND" },
@@ -518,17 +519,22 @@ async fn a_task_without_a_priority_takes_its_parents_else_its_workflows() {
     redis
         .trigger("own", &task(json!({ "parent_task_id": parent, "priority": "LOW" })))
         .await;
-    publish(
-        &redis,
-        "workflow.start",
-        "v",
-        &json!({ "workflow_id": "v", "priority": "LOW", "tasks": [
+    let workflow = |id: &str| {
+        json!({ "workflow_id": id, "priority": "LOW", "tasks": [
             { "task_id": "plain", "name": "noop" },
             { "task_id": "child", "name": "noop", "parent_task_id": parent },
-        ]}),
-    )
-    .await;
-    log.until_count("workflow.completed", 1).await;
+        ]})
+    };
+    publish(&redis, "workflow.start", "v", &workflow("v")).await;
+    let over_http = json!({
+        "event_type": "orchestration.workflow.start", "source_agent": "tester", "event_id": "u", "payload": workflow("u"),
+    });
+    let body = over_http.to_string();
+    let (status, answer) = ask(replica.http_port(), "POST", "/v1/triggers", None, Some(&body))
+        .await
+        .unwrap();
+    assert_eq!(status, 202, "{answer}");
+    log.until_count("workflow.completed", 2).await;
     for event in ["plain", "child", "orphan", "own"] {
         log.until_task(joined(event, "w"), "task.completed").await;
     }
@@ -539,8 +545,10 @@ async fn a_task_without_a_priority_takes_its_parents_else_its_workflows() {
     assert_eq!(priority(joined("child", "w")), "BACKGROUND");
     assert_eq!(priority(joined("orphan", "w")), "HIGH");
     assert_eq!(priority(joined("own", "w")), "LOW");
-    assert_eq!(priority(node("v", "plain")), "LOW");
-    assert_eq!(priority(node("v", "child")), "BACKGROUND");
+    for workflow in ["v", "u"] {
+        assert_eq!(priority(node(workflow, "plain")), "LOW");
+        assert_eq!(priority(node(workflow, "child")), "BACKGROUND");
+    }
     publish(&redis, "workflow.stop", "stop", &json!({ "workflow_id": "w" })).await;
     check_all_ended(&redis).await;
 }

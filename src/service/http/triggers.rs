@@ -120,12 +120,12 @@ pub(super) async fn trigger(
             submitted.is_new
         }
         Inbound::Workflow(trigger) => {
-            let started = group::start(store, actor, &defaults.workflow(*trigger, &origin, partitions)).await?;
+            let started = group::start(store, actor, defaults.workflow(*trigger, &origin, partitions)).await?;
             accepted.workflow_id = Some(started.id.to_string());
             started.is_new
         }
         Inbound::Saga(trigger) => {
-            let started = group::start(store, actor, &defaults.saga(*trigger, &origin, partitions)).await?;
+            let started = group::start(store, actor, defaults.saga(*trigger, &origin, partitions)).await?;
             accepted.saga_id = Some(started.id.to_string());
             started.is_new
         }

@@ -31,7 +31,7 @@ pub(crate) async fn try_start(redis: &TestRedis, id: &str, steps: &Value) -> Res
         trace: None,
     };
     let group = Defaults::default().saga(trigger, &origin, store.partition_count());
-    group::start(&store, new_actor(), &group).await
+    group::start(&store, new_actor(), group).await
 }
 
 /// Starts a saga, which must be a new one.
