@@ -15,9 +15,11 @@ use crate::domain::id::Name;
 use crate::domain::state::TaskState;
 use crate::domain::trigger::WORKFLOW_START;
 use crate::domain::workflow::WorkflowTrigger;
+use crate::domain::workflow_state::WorkflowState;
 use crate::error::Error;
-use crate::runtime::group::{WorkflowDocument, label, records, stop_workflow, workflow_document};
+use crate::runtime::group::{records, stop_workflow};
 use crate::runtime::request;
+use crate::runtime::workflow_execution::{WorkflowExecution, label, workflow_execution};
 use crate::store::Store;
 use crate::store::groups::Group;
 use crate::store::record::Record;
@@ -124,14 +126,14 @@ async fn start(context: &Context, args: &StartArgs) -> Result<(), Failure> {
         bar.finish_and_clear();
     }
     let is_over = watched?;
-    let document = workflow_document(&store, &id).await?;
+    let document = workflow_execution(&store, &id).await?;
     if !group::printed_json(context, &document)? {
         print_document(&store, &id, &document).await?;
     }
     group::verdict(
         &format!("workflow `{id}`"),
-        document.state,
-        TaskState::Completed.as_str(),
+        document.state.as_str(),
+        WorkflowState::Completed.as_str(),
         is_over,
         patience,
     )
@@ -167,7 +169,7 @@ fn standing(group: &Group, running: &[String]) -> String {
 }
 
 async fn show(context: &Context, store: &Store, id: &Name) -> Result<(), Failure> {
-    let document = workflow_document(store, id).await?;
+    let document = workflow_execution(store, id).await?;
     if group::printed_json(context, &document)? {
         return Ok(());
     }
@@ -177,20 +179,20 @@ async fn show(context: &Context, store: &Store, id: &Name) -> Result<(), Failure
 async fn stop(context: &Context, id: &Name, reason: Option<&str>) -> Result<(), Failure> {
     let store = context.store().await?;
     if !stop_workflow(&store, request::new_actor(), id, reason).await? {
-        let state = workflow_document(&store, id).await?.state;
+        let state = workflow_execution(&store, id).await?.state;
         return Err(Error::InvalidTransition(format!("workflow `{id}` has ended as {state}")).into());
     }
     show(context, &store, id).await
 }
 
-async fn print_document(store: &Store, id: &Name, document: &WorkflowDocument) -> Result<(), Failure> {
+async fn print_document(store: &Store, id: &Name, document: &WorkflowExecution) -> Result<(), Failure> {
     let counts = document.counts.iter().filter(|(_, count)| **count > 0);
     let counts: Vec<String> = counts.map(|(state, count)| format!("{count} {state}")).collect();
     let name = document.name.as_ref().and_then(|name| group::shown_name(name));
     let rows = [
         ("workflow_id", Some(document.workflow_id.clone())),
         ("name", name),
-        ("state", Some(document.state.to_owned())),
+        ("state", Some(document.state.to_string())),
         ("tasks", Some(counts.join(", "))),
         ("root_cause_task_id", document.root_cause_task_id.clone()),
         ("created_at", document.created_at.clone()),

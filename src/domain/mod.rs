@@ -31,6 +31,7 @@ pub mod saga_state;
 pub mod trigger;
 pub mod worker;
 pub mod workflow;
+pub mod workflow_state;
 
 mod task_fields;
 

@@ -1,22 +1,18 @@
-//! Workflows and sagas: what is asked for becomes what the store makes, and what the store knows becomes a document.
+//! Workflows and sagas: what is asked for becomes what the store makes; how they end. What the store knows of them is told by
+//! `workflow_execution` and `saga_execution`.
 //!
 //! Ids are derived from the request, so the same one makes the same group once, whoever carries it out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-use serde::Serialize;
-use serde_json::value::RawValue;
+use std::collections::BTreeSet;
 
 use super::defaults::{Defaults, Origin};
 use super::inherit::inherit;
 use crate::domain::id::{Name, ReplicaId, TaskId};
 use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::saga::SagaTrigger;
-use crate::domain::state::TaskState;
 use crate::domain::trigger::TaskTrigger;
 use crate::domain::workflow::{FailurePolicy, WorkflowTrigger};
 use crate::error::Error;
-use crate::store::document::timestamp;
 use crate::store::functions::{Appetite, Asker};
 use crate::store::groups::{GroupKind, Member, NewGroup, Staged, Stopped};
 use crate::store::record::{Flags, NewTask, Record};
@@ -363,25 +359,6 @@ fn stopped(answer: Result<Stopped, StoreError>) -> Result<Stopped, Error> {
     }
 }
 
-/// A workflow as it is right now.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-#[schema(as = Workflow)]
-#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
-pub struct WorkflowDocument {
-    pub workflow_id: String,
-    #[schema(value_type = Option<String>)]
-    pub name: Option<Box<RawValue>>,
-    pub state: &'static str,
-    pub total_tasks: u64,
-    pub counts: BTreeMap<&'static str, u64>,
-    pub ready_tasks: Vec<String>,
-    pub execution_batches: Vec<Vec<String>>,
-    pub root_cause_task_id: Option<String>,
-    pub created_at: Option<String>,
-    pub completed_at: Option<String>,
-    pub duration_ms: Option<i64>,
-}
-
 /// How many records are read at once.
 const RECORDS_BATCH: usize = 200;
 
@@ -397,93 +374,4 @@ pub async fn records(store: &Store, id: &Name) -> Result<Vec<Record>, Error> {
         records.extend(store.tasks(ids).await?.into_iter().flatten());
     }
     Ok(records)
-}
-
-/// What a task is called within its workflow: its key, else its id.
-pub(crate) fn label(record: &Record) -> String {
-    record.body.spec.key.clone().unwrap_or_else(|| record.id.to_string())
-}
-
-/// Tasks by how many others must end one after the other before they may start.
-pub(crate) fn batches(records: &[Record]) -> Vec<Vec<String>> {
-    let mut level_of: HashMap<String, usize> = HashMap::new();
-    let mut batches: Vec<Vec<String>> = Vec::new();
-    // What a task depends on came before it.
-    for record in records {
-        let dependencies = &record.body.spec.dependencies;
-        let level = dependencies
-            .iter()
-            .filter_map(|name| level_of.get(name))
-            .max()
-            .map_or(0, |level| level + 1);
-        level_of.insert(record.id.to_string(), level);
-        level_of.insert(label(record), level);
-        if batches.len() <= level {
-            batches.resize_with(level + 1, Vec::new);
-        }
-        batches[level].push(label(record));
-    }
-    batches
-}
-
-/// A workflow's document. Of a name that tasks carry and nobody started, what their states amount to.
-///
-/// # Errors
-///
-/// [`Error::WorkflowNotFound`], [`Error::RedisUnavailable`].
-pub async fn workflow_document(store: &Store, id: &Name) -> Result<WorkflowDocument, Error> {
-    let group = store.group(id).await?;
-    let records = records(store, id).await?;
-    let not_found = || Error::WorkflowNotFound(id.to_string());
-    if group.as_ref().is_some_and(|group| group.kind != GroupKind::Workflow) || (group.is_none() && records.is_empty())
-    {
-        return Err(not_found());
-    }
-    let mut counts: BTreeMap<&'static str, u64> = TaskState::ALL.into_iter().map(|state| (state.as_str(), 0)).collect();
-    for record in &records {
-        *counts.entry(record.state.as_str()).or_default() += 1;
-    }
-    let ready_tasks = records
-        .iter()
-        .filter(|record| record.state == TaskState::Pending && !record.is_blocked && !record.is_delayed)
-        .map(label)
-        .collect();
-    let total_tasks = group.as_ref().map_or(records.len() as u64, |group| group.total);
-    // Those that are not told of yet wait too.
-    let told: u64 = counts.values().sum();
-    *counts.entry(TaskState::Pending.as_str()).or_default() += total_tasks.saturating_sub(told);
-    let state = match &group {
-        Some(group) => match group.state {
-            'C' => "COMPLETED",
-            'F' => "FAILED",
-            'X' => "CANCELLED",
-            _ => "RUNNING",
-        },
-        None if records.iter().any(|record| !record.state.is_terminal()) => "RUNNING",
-        None if counts["FAILED"] + counts["TIMEOUT"] > 0 => "FAILED",
-        None if counts["CANCELLED"] > 0 => "CANCELLED",
-        None => "COMPLETED",
-    };
-    let created_ms = match &group {
-        Some(group) => Some(group.created_ms),
-        None => records.iter().map(|record| record.created_ms).min(),
-    };
-    let finished_ms = match &group {
-        Some(group) => group.finished_ms,
-        None if state == "RUNNING" => None,
-        None => records.iter().filter_map(|record| record.finished_ms).max(),
-    };
-    Ok(WorkflowDocument {
-        workflow_id: id.to_string(),
-        name: group.as_ref().map(|group| group.name.clone()),
-        state,
-        total_tasks,
-        counts,
-        ready_tasks,
-        execution_batches: batches(&records),
-        root_cause_task_id: group.and_then(|group| group.root_cause),
-        created_at: created_ms.map(timestamp),
-        completed_at: finished_ms.map(timestamp),
-        duration_ms: created_ms.zip(finished_ms).map(|(from, to)| (to - from).max(0)),
-    })
 }

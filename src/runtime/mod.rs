@@ -54,3 +54,4 @@ pub mod task;
 mod wakes;
 mod watch;
 mod work;
+pub mod workflow_execution;

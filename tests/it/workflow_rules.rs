@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use waooaw_orchestration::domain::workflow::WorkflowTrigger;
 use waooaw_orchestration::runtime::defaults::{Defaults, Origin};
-use waooaw_orchestration::runtime::group::{self, workflow_document};
+use waooaw_orchestration::runtime::group;
 use waooaw_orchestration::runtime::request::new_actor;
+use waooaw_orchestration::runtime::workflow_execution::workflow_execution;
 use waooaw_orchestration::{
     DeadLetters, Endpoint, Handlers, Operator, ReplicaOptions, Store, Task, TaskContext, TaskError, TaskId, TaskQueue,
 };
@@ -47,7 +48,7 @@ fn failing(key: &str) -> Value {
 }
 
 async fn document(redis: &TestRedis, id: &str) -> Value {
-    let document = workflow_document(&redis.store(), &id.parse().unwrap()).await.unwrap();
+    let document = workflow_execution(&redis.store(), &id.parse().unwrap()).await.unwrap();
     serde_json::to_value(document).unwrap()
 }
 

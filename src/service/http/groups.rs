@@ -15,9 +15,10 @@ use crate::domain::id::{Name, shortened};
 use crate::domain::state::TaskState;
 use crate::domain::workflow::WorkflowTrigger;
 use crate::error::Error;
-use crate::runtime::group::{self, WorkflowDocument};
+use crate::runtime::group;
 use crate::runtime::request::{self, TaskPage};
 use crate::runtime::saga_execution::{SagaExecution, saga_execution};
+use crate::runtime::workflow_execution::{WorkflowExecution, workflow_execution};
 use crate::service::config::Role;
 use crate::store::listing::TaskQuery;
 
@@ -56,9 +57,9 @@ async fn plan(JsonText(body): JsonText) -> Result<Json<ExecutionPlan>, Problem> 
 /// A workflow as it is right now.
 #[utoipa::path(get, path = "/v1/workflows/{id}", operation_id = "get_workflow", tag = "workflows",
     params(("id" = String, Path, description = "The workflow")),
-    responses((status = 200, body = WorkflowDocument, description = "The workflow")))]
-async fn workflow(State(api): State<Api>, Id(id): Id) -> Result<Json<WorkflowDocument>, Problem> {
-    Ok(Json(group::workflow_document(api.store(), &workflow_id(&id)?).await?))
+    responses((status = 200, body = WorkflowExecution, description = "The workflow")))]
+async fn workflow(State(api): State<Api>, Id(id): Id) -> Result<Json<WorkflowExecution>, Problem> {
+    Ok(Json(workflow_execution(api.store(), &workflow_id(&id)?).await?))
 }
 
 /// The tasks of a workflow, by creation.
@@ -78,7 +79,7 @@ async fn tasks(State(api): State<Api>, Id(id): Id, mut query: Query) -> Result<J
     let page = request::list_tasks(api.store(), &wanted, cursor.as_deref()).await?;
     if page.items.is_empty() && cursor.is_none() {
         // None of it, or no such workflow.
-        group::workflow_document(api.store(), &id).await?;
+        workflow_execution(api.store(), &id).await?;
     }
     Ok(Json(page))
 }
@@ -86,19 +87,19 @@ async fn tasks(State(api): State<Api>, Id(id): Id, mut query: Query) -> Result<J
 /// Cancels what has not ended of a workflow; answers the workflow.
 #[utoipa::path(post, path = "/v1/workflows/{id}/stop", operation_id = "stop_workflow", tag = "workflows",
     params(("id" = String, Path, description = "The workflow")), request_body = Reason,
-    responses((status = 200, body = WorkflowDocument, description = "The workflow; what runs ends a little later")))]
+    responses((status = 200, body = WorkflowExecution, description = "The workflow; what runs ends a little later")))]
 async fn stop(
     State(api): State<Api>,
     Id(id): Id,
     Fields(body): Fields<Reason>,
-) -> Result<Json<WorkflowDocument>, Problem> {
+) -> Result<Json<WorkflowExecution>, Problem> {
     let id = workflow_id(&id)?;
     let reason = body.checked()?;
     if !group::stop_workflow(api.store(), api.0.actor, &id, reason.as_deref()).await? {
-        let state = group::workflow_document(api.store(), &id).await?.state;
+        let state = workflow_execution(api.store(), &id).await?.state;
         return Err(Error::InvalidTransition(format!("workflow `{id}` has ended as {state}")).into());
     }
-    Ok(Json(group::workflow_document(api.store(), &id).await?))
+    Ok(Json(workflow_execution(api.store(), &id).await?))
 }
 
 /// A saga as it is right now.
