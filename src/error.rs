@@ -3,6 +3,7 @@
 use crate::domain::graph::GraphError;
 use crate::domain::rejection::{Reason, Rejection, cycle_in_words};
 use crate::domain::saga_state::CompensationStatus;
+use crate::domain::workflow_state::WorkflowState;
 use crate::runtime::handler::TaskError;
 use crate::store::StoreError;
 
@@ -82,6 +83,19 @@ pub enum Error {
     /// The task is not in a state that allows this.
     #[error("{0}")]
     InvalidTransition(String),
+    /// A workflow did not complete.
+    #[error(
+        "workflow `{workflow_id}` ended as {state}{}",
+        root_cause_task_id.as_ref().map_or(String::new(), |task| format!(", because of task `{task}`"))
+    )]
+    WorkflowExecution {
+        /// The workflow.
+        workflow_id: String,
+        /// How it ended.
+        state: WorkflowState,
+        /// The task whose failure is the reason; `None` where it was stopped.
+        root_cause_task_id: Option<String>,
+    },
     /// A saga did not complete.
     #[error(
         "saga `{saga_id}` did not complete{}; compensation: {compensation_status}",
@@ -145,6 +159,7 @@ impl Error {
             Self::InvalidDependency(_) => "InvalidDependency",
             Self::DependencyNotSatisfied { .. } => "DependencyNotSatisfied",
             Self::InvalidTransition(_) => "InvalidTransition",
+            Self::WorkflowExecution { .. } => "WorkflowExecution",
             Self::SagaExecution { .. } => "SagaExecution",
             Self::WaitTimeout(_) => "WaitTimeout",
             Self::MaxRetriesExceeded { .. } => "MaxRetriesExceeded",
@@ -177,6 +192,7 @@ impl Error {
             | Self::InvalidDependency(_)
             | Self::DependencyNotSatisfied { .. }
             | Self::InvalidTransition(_)
+            | Self::WorkflowExecution { .. }
             | Self::SagaExecution { .. }
             | Self::MaxRetriesExceeded { .. }
             | Self::PermanentFailure { .. }

@@ -35,7 +35,8 @@
 //!
 //! [`TaskQueue`] puts tasks in and takes them out; [`EventBus`] publishes triggers and follows the log; [`Handlers`]
 //! holds the functions that a replica of one's own runs. [`RetryPolicy::execute_with_retry`] tries any operation again by
-//! the same policies. [`SagaBuilder`] and [`Sagas`] start tasks that end as a whole or are undone, and wait for them.
+//! the same policies. [`WorkflowBuilder`] and [`Workflows`] start tasks that depend on each other, [`SagaBuilder`] and
+//! [`Sagas`] tasks that end as a whole or are undone; both wait for the end.
 //! [`DeadLetters`] lists what failed for good and brings it back;
 //! [`WorkerPool`] runs functions without any Redis; [`DependencyGraph`] plans tasks that depend on each other.
 
@@ -60,6 +61,8 @@ pub use domain::retry::{RetryPolicy, RetryStrategy};
 pub use domain::saga_state::{CompensationStatus, SagaState, StepState};
 pub use domain::state::TaskState;
 pub use domain::worker::WorkerState;
+pub use domain::workflow::FailurePolicy;
+pub use domain::workflow_state::WorkflowState;
 pub use error::Error;
 pub use runtime::bus::{EventBus, NewEvent, Subscription};
 pub use runtime::dead_letters::{DeadLetterPage, DeadLetters, Requeued, Sweep};
@@ -72,6 +75,9 @@ pub use runtime::saga_builder::{Saga, SagaBuilder, SagaStep};
 pub use runtime::saga_execution::{SagaExecution, StepExecution};
 pub use runtime::sagas::Sagas;
 pub use runtime::task::Task;
+pub use runtime::workflow_builder::{Workflow, WorkflowBuilder};
+pub use runtime::workflow_execution::WorkflowExecution;
+pub use runtime::workflows::Workflows;
 pub use store::dead_letters::Operator;
 pub use store::letter::DeadLetterDocument;
 pub use store::letter_listing::DeadLetterQuery;

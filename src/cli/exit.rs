@@ -190,6 +190,7 @@ impl From<Error> for Failure {
             Error::TaskQueueFull { .. }
             | Error::DependencyNotSatisfied { .. }
             | Error::InvalidTransition(_)
+            | Error::WorkflowExecution { .. }
             | Error::SagaExecution { .. }
             | Error::WaitTimeout(_)
             | Error::MaxRetriesExceeded { .. }

@@ -39,6 +39,20 @@ impl Fields {
         self.set(field, &objects);
     }
 
+    /// Calls a field by another name, if it is set.
+    pub(super) fn rename(&mut self, from: &'static str, to: &'static str) {
+        if let Some(value) = self.values.remove(from) {
+            self.values.insert(to, value);
+        }
+    }
+
+    /// Gives a field what another has, if that is set and the field is not.
+    pub(super) fn default_to(&mut self, field: &'static str, other: &str) {
+        if let Some(value) = self.values.get(other).cloned() {
+            self.values.entry(field).or_insert(value);
+        }
+    }
+
     /// The object as text.
     ///
     /// # Errors
@@ -67,5 +81,20 @@ mod tests {
         let told = whole.into_payload().unwrap_err().to_string();
 
         assert!(told.starts_with("invalid_field: `steps[1].args` "), "{told}");
+    }
+
+    #[test]
+    fn a_field_that_is_not_set_is_left_out() {
+        let mut fields = Fields::default();
+        fields.set("task_name", "charge");
+        fields.rename("task_name", "name");
+        fields.rename("key", "task_id");
+        fields.default_to("task_id", "name");
+        fields.default_to("queue", "nothing");
+
+        assert_eq!(
+            fields.into_payload().unwrap(),
+            r#"{"name":"charge","task_id":"charge"}"#
+        );
     }
 }

@@ -21,11 +21,10 @@ use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::retry::RetryPolicy;
 use crate::error::Error;
 use crate::store::dead_letters::Operator;
-use crate::store::document::{StatisticsDocument, TaskDocument, Ties};
+use crate::store::document::{StatisticsDocument, TaskDocument};
 use crate::store::doorbell::Doorbell;
 use crate::store::functions::{Appetite, Asker, Claimed, Outcome, Settled, Settlement};
 use crate::store::operate::Limits;
-use crate::store::record::Flags;
 use crate::store::{Endpoint, Store, StoreError};
 
 fn invalid(field: &str, error: &impl std::fmt::Display) -> Rejection {
@@ -342,23 +341,7 @@ impl TaskQueue {
         let name = workflow
             .parse()
             .map_err(|error| Error::InvalidField(invalid("workflow_id", &error)))?;
-        let store = &self.inner.store;
-        let ids = store.workflow_tasks(&name).await?;
-        let records = store.tasks(&ids).await?;
-        let mut documents = Vec::with_capacity(records.len());
-        for record in records.into_iter().flatten() {
-            let agent = if record.flags.has(Flags::BY_AGENT) {
-                Some(store.agent_side(record.id).await?)
-            } else {
-                None
-            };
-            let ties = Ties {
-                agent,
-                ..Ties::default()
-            };
-            documents.push(TaskDocument::new(record, None, &[], ties));
-        }
-        Ok(documents)
+        request::workflow_tasks(&self.inner.store, &name).await
     }
 
     /// The statistics over everyone.

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::backoff::Waits;
 use super::defaults::{Defaults, Origin};
+use super::group;
 use super::inherit::inherit;
 use crate::domain::envelope::Envelope;
 use crate::domain::id::{Name, Partition, ReplicaId, TaskId};
@@ -108,6 +110,16 @@ pub async fn publish_command(store: &Store, envelope: &Envelope<'_>) -> Result<(
 ///
 /// [`Error::InvalidField`] with everything that is wrong, [`Error::PayloadTooLarge`].
 pub fn read(event_type: &str, source_agent: &str, event_id: &str, payload: &str) -> Result<Inbound, Error> {
+    Ok(interpret(&envelope(event_type, source_agent, event_id, payload)?)?)
+}
+
+/// What is asked for as an event, if it could be one.
+pub(super) fn envelope<'a>(
+    event_type: &'a str,
+    source_agent: &'a str,
+    event_id: &'a str,
+    payload: &'a str,
+) -> Result<Envelope<'a>, Error> {
     // On the stream the id of the entry takes the place of an empty one; here nothing would.
     if event_id.is_empty() {
         let empty = Rejection::new(Reason::InvalidField, Some("event_id"), "is empty");
@@ -120,8 +132,7 @@ pub fn read(event_type: &str, source_agent: &str, event_id: &str, payload: &str)
         ("payload", payload),
     ]
     .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-    let envelope = Envelope::decode(event_id, &fields).map_err(|refused| refused.rejection)?;
-    Ok(interpret(&envelope)?)
+    Ok(Envelope::decode(event_id, &fields).map_err(|refused| refused.rejection)?)
 }
 
 /// Makes the task that a trigger asks for; the same origin makes it once.
@@ -323,6 +334,26 @@ async fn document(store: &Store, record: Record) -> Result<TaskDocument, StoreEr
     Ok(TaskDocument::new(record, due_ms, &notes, ties))
 }
 
+/// How many documents are put together at once; their reads share the connection.
+const DOCUMENTS_AT_ONCE: usize = 32;
+
+async fn documents(store: &Store, records: Vec<Record>) -> Result<Vec<TaskDocument>, StoreError> {
+    let documents = records.into_iter().map(|record| document(store, record));
+    futures_util::stream::iter(documents)
+        .buffered(DOCUMENTS_AT_ONCE)
+        .try_collect()
+        .await
+}
+
+/// All tasks of a workflow, in order of creation.
+///
+/// # Errors
+///
+/// [`Error::RedisUnavailable`].
+pub(super) async fn workflow_tasks(store: &Store, id: &Name) -> Result<Vec<TaskDocument>, Error> {
+    Ok(documents(store, group::records(store, id).await?).await?)
+}
+
 /// How long one read of the log waits.
 const WAIT: Duration = Duration::from_secs(2);
 /// After how long the task is looked at even when the log says nothing of it: the log may have been trimmed or lost.
@@ -354,22 +385,22 @@ pub async fn wait_until_over(
 pub(super) enum Awaited {
     /// The end of a task.
     Task(TaskId),
-    /// The end of a saga.
-    Saga(Name),
+    /// The end of a workflow or a saga that was started.
+    Group(GroupKind, Name),
 }
 
 impl Awaited {
     fn partition(&self, store: &Store) -> Partition {
         match self {
             Self::Task(id) => id.partition(),
-            Self::Saga(id) => Partition::of_name(id.as_str(), store.partition_count()),
+            Self::Group(_, id) => Partition::of_name(id.as_str(), store.partition_count()),
         }
     }
 
     fn subject(&self) -> String {
         match self {
             Self::Task(id) => id.to_string(),
-            Self::Saga(id) => id.to_string(),
+            Self::Group(_, id) => id.to_string(),
         }
     }
 
@@ -377,8 +408,8 @@ impl Awaited {
     async fn has_come(&self, store: &Store) -> Result<Option<bool>, StoreError> {
         match self {
             Self::Task(id) => Ok(store.task(*id).await?.map(|record| record.state.is_terminal())),
-            Self::Saga(id) => {
-                let group = store.group(id).await?.filter(|group| group.kind == GroupKind::Saga);
+            Self::Group(kind, id) => {
+                let group = store.group(id).await?.filter(|group| group.kind == *kind);
                 Ok(group.map(|group| group.finished_ms.is_some()))
             }
         }
@@ -485,12 +516,8 @@ pub async fn list_tasks(store: &Store, query: &TaskQuery, cursor: Option<&str>) 
         Err(ListError::Cursor(error)) => return Err(refuse(error.to_string())),
         Err(ListError::Store(error)) => return Err(error.into()),
     };
-    let mut items = Vec::with_capacity(page.records.len());
-    for record in page.records {
-        items.push(document(store, record).await?);
-    }
     Ok(TaskPage {
-        items,
+        items: documents(store, page.records).await?,
         next_cursor: page.next.map(|next| next.to_string()),
         damaged: page.damaged.iter().map(ToString::to_string).collect(),
     })

@@ -195,11 +195,10 @@ impl SagaBuilder {
     pub fn build(self) -> Result<Saga, Error> {
         let mut payload = self.fields;
         payload.set_list("steps", self.steps.into_iter().map(|step| step.fields));
-        Ok(Saga {
-            trigger: SagaTrigger::parse(&payload.into_payload()?)?,
-            event_id: self.event_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
-            timeout: self.timeout,
-        })
+        let mut saga = Saga::from_json(&payload.into_payload()?)?;
+        saga.timeout = self.timeout;
+        saga.event_id = self.event_id.unwrap_or(saga.event_id);
+        Ok(saga)
     }
 
     /// Builds it, starts it and waits for its end.
@@ -221,6 +220,34 @@ pub struct Saga {
 }
 
 impl Saga {
+    /// The saga of a definition: the payload of `orchestration.saga.start` as JSON, which the files of `waooaw saga start` hold
+    /// too.
+    ///
+    /// # Errors
+    ///
+    /// As [`SagaBuilder::build`].
+    pub fn from_json(definition: &str) -> Result<Self, Error> {
+        Ok(Self {
+            trigger: SagaTrigger::parse(definition)?,
+            event_id: uuid::Uuid::new_v4().to_string(),
+            timeout: None,
+        })
+    }
+
+    /// As [`SagaBuilder::event_id`].
+    #[must_use]
+    pub fn event_id(mut self, event_id: &str) -> Self {
+        event_id.clone_into(&mut self.event_id);
+        self
+    }
+
+    /// As [`SagaBuilder::timeout`].
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
     /// The names of its steps, each behind what it depends on.
     pub fn steps(&self) -> impl Iterator<Item = &str> {
         self.trigger.steps.iter().map(|step| step.name.as_str())

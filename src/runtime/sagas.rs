@@ -4,24 +4,19 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use super::defaults::{Defaults, Origin};
 use super::group;
-use super::request::{self, Awaited, new_actor};
+use super::group_client::{GroupClient, waited_in_vain};
 use super::saga_builder::Saga;
 use super::saga_execution::{SagaExecution, saga_execution};
-use crate::domain::id::{Name, ReplicaId, shortened};
+use crate::domain::id::{Name, shortened};
 use crate::error::Error;
 use crate::store::Store;
+use crate::store::groups::GroupKind;
 
-/// The sagas on a Redis.
+/// The sagas on a Redis. See [`SagaBuilder`](crate::SagaBuilder) for an example.
 #[derive(Clone)]
 pub struct Sagas {
-    store: Store,
-    actor: ReplicaId,
-    source_agent: String,
-    defaults: Defaults,
+    client: GroupClient,
 }
 
 impl Sagas {
@@ -29,17 +24,14 @@ impl Sagas {
     #[must_use]
     pub fn new(store: Store) -> Self {
         Self {
-            store,
-            actor: new_actor(),
-            source_agent: "sagas".to_owned(),
-            defaults: Defaults::default(),
+            client: GroupClient::new(store, "sagas"),
         }
     }
 
-    /// Under this name as the one who asks.
+    /// Under this name as the one who asks; `sagas` unless said.
     #[must_use]
     pub fn source_agent(mut self, source_agent: &str) -> Self {
-        source_agent.clone_into(&mut self.source_agent);
+        self.client.set_source_agent(source_agent);
         self
     }
 
@@ -50,16 +42,11 @@ impl Sagas {
     /// [`Error::UnknownTask`], [`Error::TaskQueueFull`], [`Error::InvalidField`] (its id is taken),
     /// [`Error::RedisUnavailable`]; asking again is safe.
     pub async fn start(&self, saga: &Saga) -> Result<String, Error> {
-        self.store.find_partitions().await?;
-        let origin = Origin {
-            source_agent: &self.source_agent,
-            event_id: &saga.event_id,
-            correlation_id: None,
-            trace: None,
-        };
-        let partitions = self.store.partition_count();
-        let group = self.defaults.saga(saga.trigger.clone(), &origin, partitions);
-        Ok(group::start(&self.store, self.actor, group).await?.id.to_string())
+        self.client
+            .start(&saga.event_id, |defaults, origin, partitions| {
+                defaults.saga(saga.trigger.clone(), origin, partitions)
+            })
+            .await
     }
 
     /// Waits until a saga has ended, whoever started it; its record as it is then, however it ended.
@@ -74,19 +61,15 @@ impl Sagas {
     /// Dropping the call changes nothing; the saga goes on.
     pub async fn wait(&self, saga_id: &str, timeout: Option<Duration>) -> Result<SagaExecution, Error> {
         let id = read_id(saga_id)?;
-        self.store.find_partitions().await?;
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        match request::wait_for(&self.store, &Awaited::Saga(id.clone()), deadline).await? {
-            None => Err(Error::SagaNotFound(id.to_string())),
-            Some(true) => saga_execution(&self.store, &id).await,
-            Some(false) => {
-                let state = saga_execution(&self.store, &id).await?.state;
-                let seconds = timeout.unwrap_or_default().as_secs_f64();
-                Err(Error::WaitTimeout(format!(
-                    "saga `{id}` is {state} after {seconds} s of waiting, and goes on"
-                )))
-            }
+        let is_over = self.client.wait(GroupKind::Saga, &id, timeout).await?;
+        let Some(is_over) = is_over else {
+            return Err(Error::SagaNotFound(id.to_string()));
+        };
+        let execution = saga_execution(self.client.store().await?, &id).await?;
+        if is_over {
+            return Ok(execution);
         }
+        Err(waited_in_vain(GroupKind::Saga, &id, execution.state, timeout))
     }
 
     /// A saga as it is right now.
@@ -96,8 +79,7 @@ impl Sagas {
     /// [`Error::SagaNotFound`], [`Error::RedisUnavailable`].
     pub async fn get(&self, saga_id: &str) -> Result<SagaExecution, Error> {
         let id = read_id(saga_id)?;
-        self.store.find_partitions().await?;
-        saga_execution(&self.store, &id).await
+        saga_execution(self.client.store().await?, &id).await
     }
 
     /// Lets a saga go back; `reason` is the caller's own words, for the log.
@@ -108,8 +90,7 @@ impl Sagas {
     /// [`Error::RedisUnavailable`].
     pub async fn cancel(&self, saga_id: &str, reason: Option<&str>) -> Result<(), Error> {
         let id = read_id(saga_id)?;
-        self.store.find_partitions().await?;
-        group::cancel_saga(&self.store, self.actor, &id, reason).await
+        group::cancel_saga(self.client.store().await?, self.client.actor, &id, reason).await
     }
 
     /// Lets a saga try again exactly what it could not undo, or, behind its pivot, what was given up; `who` says so, for
@@ -120,8 +101,7 @@ impl Sagas {
     /// [`Error::SagaNotFound`], [`Error::InvalidTransition`] when there is nothing to resume, [`Error::RedisUnavailable`].
     pub async fn resume(&self, saga_id: &str, who: &str) -> Result<(), Error> {
         let id = read_id(saga_id)?;
-        self.store.find_partitions().await?;
-        group::resume_saga(&self.store, self.actor, &id, who).await
+        group::resume_saga(self.client.store().await?, self.client.actor, &id, who).await
     }
 }
 

@@ -12,10 +12,12 @@ use crate::domain::id::TaskId;
 use crate::domain::priority::Priority;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::trigger::TaskTrigger;
+use crate::domain::workflow::FailurePolicy;
 use crate::error::Error;
 use crate::store::document::timestamp;
 
-/// A task to be put into a queue, with [`TaskQueue::enqueue`](crate::TaskQueue::enqueue).
+/// A task to be put into a queue, with [`TaskQueue::enqueue`](crate::TaskQueue::enqueue), or into a workflow, with
+/// [`WorkflowBuilder::add_task`](crate::WorkflowBuilder::add_task).
 ///
 /// Nothing is checked before it is put in; then every problem is told at once.
 ///
@@ -78,12 +80,13 @@ impl Task {
         self.set("priority", priority.as_str())
     }
 
-    /// The workflow that it belongs to.
+    /// The workflow that it belongs to. Not for a task of a [`WorkflowBuilder`](crate::WorkflowBuilder), which has one.
     pub fn workflow_id(self, workflow: &str) -> Self {
         self.set("workflow_id", workflow)
     }
 
-    /// The caller's own name for it, unique in its workflow.
+    /// The caller's own name for it, unique in its workflow. In a [`WorkflowBuilder`](crate::WorkflowBuilder) it is what the
+    /// task runs unless said.
     pub fn key(self, key: &str) -> Self {
         self.set("key", key)
     }
@@ -92,6 +95,12 @@ impl Task {
     /// are its inputs.
     pub fn dependencies(self, names: &[&str]) -> Self {
         self.set("dependencies", names)
+    }
+
+    /// What becomes of it when what it depends on ends without success, where that is not what its workflow says. Only for a
+    /// task of a [`WorkflowBuilder`](crate::WorkflowBuilder).
+    pub fn on_dependency_failure(self, policy: FailurePolicy) -> Self {
+        self.set("on_dependency_failure", policy.as_str())
     }
 
     /// The task that asks for it, as a handler does: without a priority of its own it takes that one's.
@@ -140,9 +149,22 @@ impl Task {
     }
 
     /// The caller's own id of the request, 1 to 256 bytes: putting the same one in again creates nothing. Drawn unless said.
+    /// Not for a task of a [`WorkflowBuilder`](crate::WorkflowBuilder), which is one request as a whole.
     pub fn event_id(mut self, event_id: &str) -> Self {
         self.event_id = Some(event_id.to_owned());
         self
+    }
+
+    /// The fields that it has as one of a workflow's. What it can have by itself only is among them, and is refused there.
+    pub(super) fn into_node(self) -> Fields {
+        let mut fields = self.fields;
+        fields.rename("task_name", "name");
+        fields.rename("key", "task_id");
+        fields.default_to("task_id", "name");
+        if let Some(event_id) = &self.event_id {
+            fields.set("event_id", event_id);
+        }
+        fields
     }
 
     /// What it asks for, checked, and the id of the request.

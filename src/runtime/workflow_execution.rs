@@ -51,6 +51,22 @@ impl WorkflowExecution {
     pub const fn is_ended(&self) -> bool {
         self.state.is_terminal()
     }
+
+    /// Itself where it completed, else the error that says how it ended.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WorkflowExecution`].
+    pub fn into_success(self) -> Result<Self, Error> {
+        if self.state == WorkflowState::Completed {
+            return Ok(self);
+        }
+        Err(Error::WorkflowExecution {
+            workflow_id: self.workflow_id,
+            state: self.state,
+            root_cause_task_id: self.root_cause_task_id,
+        })
+    }
 }
 
 /// What a task is called within its workflow: its key, else its id.

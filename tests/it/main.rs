@@ -68,6 +68,7 @@ mod tls;
 mod tour;
 mod traces;
 mod worker_pool;
+mod workflow_api;
 mod workflow_plan;
 mod workflow_rules;
 mod workflows;

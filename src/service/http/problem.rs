@@ -291,7 +291,8 @@ impl From<Error> for Problem {
             | Error::UnknownTask(_)
             | Error::DependencyNotSatisfied { .. }
             | Error::InvalidTransition(_) => Self::new(error.code(), error.to_string()),
-            Error::SagaExecution { .. }
+            Error::WorkflowExecution { .. }
+            | Error::SagaExecution { .. }
             | Error::WaitTimeout(_)
             | Error::TaskFailed(_)
             | Error::MaxRetriesExceeded { .. }

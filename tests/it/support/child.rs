@@ -105,6 +105,7 @@ fn say(what: &str) {
 /// - `stubborn`: a replica with a handler that never returns; says `detached` once its attempt has timed out, stops, says
 ///   `left <how many go on>`, and ends
 /// - `saga`: builds a saga of two steps named `by-child`, says `started`, and waits for its end
+/// - `workflow`: the same with a workflow of two tasks named `by-child`
 /// - `subscribe`: says `event <id>` for each of five events under the name `auditor`, and then stands still
 #[tokio::test]
 async fn child_process_entry() {
@@ -136,6 +137,7 @@ async fn child_process_entry() {
             say(&format!("completed {} {}", task.task_id, task.attempt));
         }
         "saga" => crate::saga_api::play_caller(&url, say).await,
+        "workflow" => crate::workflow_api::play_caller(&url, say).await,
         "stubborn" => crate::detached::play_stubborn(&url, say).await,
         "subscribe" => {
             let bus = EventBus::new(Endpoint::new(&url)).unwrap();
