@@ -187,7 +187,7 @@ impl Piece<'_> {
         if self.is_first {
             let total = self.member.depends_on.len();
             args.push(task.staged_routing(self.member.flags, total, self.depends_on))
-                .push(task.created_payload())
+                .push(task.caller_members())
                 .push(task.body());
         } else {
             args.push(format!("+{}", edges_text(self.depends_on))).push("").push("");

@@ -151,23 +151,31 @@ impl NewTask {
 
     /// The payload of the `created` event up to what only Redis knows: its last members and the brace.
     pub(super) fn created_payload(&self) -> String {
-        let text = |name: &Option<Name>| name.as_ref().map_or("null".to_owned(), |name| format!("\"{name}\""));
         format!(
             concat!(
                 "{{\"task_id\":\"{}\",\"task_name\":\"{}\",\"workflow_id\":{}{},\"trigger_event_id\":\"{}\",\"attempt\":0,",
-                "\"priority\":\"{}\",\"queue\":\"{}\",\"agent_id\":{},\"key\":{}"
+                "\"priority\":\"{}\",\"queue\":\"{}\",{}"
             ),
             self.id,
             self.trigger.task_name,
-            text(&self.workflow_id),
+            name_json(self.workflow_id.as_ref()),
             self.saga.as_ref().map_or(String::new(), |(saga, step)| format!(
                 ",\"saga_id\":\"{saga}\",\"step\":\"{step}\""
             )),
             self.event_id_json(),
             self.priority,
             self.queue,
-            text(&self.trigger.agent_id),
-            text(&self.trigger.key)
+            self.caller_members()
+        )
+    }
+
+    /// What the `created` event says that only the caller named. The rest can be put together from the record.
+    pub(super) fn caller_members(&self) -> String {
+        let (agent, key) = (&self.trigger.agent_id, &self.trigger.key);
+        format!(
+            "\"agent_id\":{},\"key\":{}",
+            name_json(agent.as_ref()),
+            name_json(key.as_ref())
         )
     }
 
@@ -304,6 +312,10 @@ pub(super) fn edges_text(depends_on: &[(TaskId, Name)]) -> String {
         write!(text, " {id} {name}").expect("a string takes all");
     }
     text
+}
+
+fn name_json(name: Option<&Name>) -> String {
+    name.map_or_else(|| "null".to_owned(), |name| format!("\"{name}\""))
 }
 
 /// A text as JSON, quotes included.

@@ -15,6 +15,8 @@ local BLOCKERS_A_TASK = 30
 local BLOCKERS_SHOWN = 1000
 local follow
 do
+  local PRIORITIES = { [0] = 'HIGH', 'NORMAL', 'LOW', 'BACKGROUND' }
+
   local function add(queue, item) queue[#queue + 1] = item end
 
   -- The event that told of a task's end; the dead letter's comes behind it.
@@ -58,7 +60,7 @@ do
       -- Of a task that waits no more nobody asks for whom; but a step may come back to that.
       if not is_blocked or has(h, IS_STEP) then redis.call(unpack(ready[i].change)) end
       if is_blocked then
-        local queue = read_body(raw)
+        local queue = read_queue(raw)
         aside(ctx, queue, h[RANK], -1)
         place(ctx, ids[i], h, queue, due_of(ready[i].start, h[CREATED]))
         save_header(keys[i], h)
@@ -187,18 +189,18 @@ do
       if h and h[PLACE] == STAGED then
         local task = ids[i]
         local queue, head, correlation, trace = read_body(raw)
-        local start, payload = string.match(raw, '^([^\n]*)\n(.*)$', HEADER_BYTES + h[BODY] + 1)
-        -- From here on without what was kept behind the body for this moment.
-        raw = string.sub(raw, 1, HEADER_BYTES + h[BODY])
+        -- What was kept behind the body for this moment.
+        local start, members = string.match(raw, '^([^\n]*)\n(.*)$', HEADER_BYTES + h[BODY] + 1)
         local blocked, failed, left = {}, nil, 0
         if has(h, HAS_DEPENDENCIES) then blocked, failed, left = waited_for(ctx, task, h) end
         spent = spent + math.floor(#blocked / BLOCKERS_A_TASK)
         h[CREATED] = ctx.now
         h[SEQ] = 1
         local due = due_of(start, ctx.now)
-        emit(ctx, 'orchestration.task.created', task, 1, correlation, group.cause, string.format(
-          '%s,"blocked_by":[%s],"run_at":%s,"created_at":"%s"}', payload, table.concat(blocked, ','),
-          due and '"' .. iso(due) .. '"' or 'null', ctx.iso), trace)
+        emit(ctx, 'orchestration.task.created', task, 1, correlation, group.cause,
+          '{"task_id":"' .. task .. '",' .. head .. ',"attempt":0,"priority":"' .. PRIORITIES[h[RANK]] .. '","queue":"' .. queue ..
+          '",' .. members .. ',"blocked_by":[' .. table.concat(blocked, ',') .. '],"run_at":' ..
+          (due and '"' .. iso(due) .. '"' or 'null') .. ',"created_at":"' .. ctx.iso .. '"}', trace)
         local field = WAITING[h[RANK]]
         ctx.count[field] = ctx.count[field] + 1
         ctx.count.opening = ctx.count.opening - 1
@@ -208,14 +210,15 @@ do
         else
           place(ctx, task, h, queue, due)
         end
-        if #raw > SMALL_BYTES then
-          redis.call('SET', keys[i], pack_header(h) .. string.sub(raw, HEADER_BYTES + 1))
-        end
         if failed then
           local root, cause = string.match(failed, '^([^\n]*)\n(.*)$')
+          raw = string.sub(raw, 1, HEADER_BYTES + h[BODY])
+          if #raw > SMALL_BYTES then redis.call('SET', keys[i], raw) end
           cancel_task(ctx, task, raw, h, 'dependency_failed', cause, '', root)
         elseif #raw <= SMALL_BYTES then
           save(ctx, keys[i], raw, h)
+        else
+          redis.call('SET', keys[i], pack_header(h) .. string.sub(raw, HEADER_BYTES + 1, HEADER_BYTES + h[BODY]))
         end
       end
     end
@@ -281,18 +284,17 @@ do
   -- What an end means for the task's group and for those who wait for it.
   local function note(ctx, queue, ending, touched, completed)
     local flags = ending.flags
-    local cause = end_event(ending.id, ending.h)
     if bit.band(flags, IN_GROUP) ~= 0 then
       local group = load_group(ctx, ending.group)
       if group and group.kind == 'saga' then
-        SAGA.ended(ctx, queue, group, ending, cause)
+        SAGA.ended(ctx, queue, group, ending, end_event(ending.id, ending.h))
       elseif group and group.state == 'R' then
         count_group(group, ending)
         if group.root == '' then
           if ending.state == FAILED or ending.state == TIMEOUT then group.root = ending.id
           elseif ending.root then group.root = ending.root end
         end
-        touched[group] = cause
+        touched[group] = ending
       end
     end
     if bit.band(flags, HAS_DEPENDENTS) == 0 then return end
@@ -333,7 +335,7 @@ do
       at = at + 1
     end
     flush(ctx)
-    for group, cause in pairs(touched) do finish(ctx, group, cause) end
+    for group, last in pairs(touched) do finish(ctx, group, end_event(last.id, last.h)) end
     if at <= #queue then
       for first = at, #queue, CHUNK do
         redis.call('RPUSH', ctx.prefix .. 'work', unpack(queue, first, math.min(first + CHUNK - 1, #queue)))

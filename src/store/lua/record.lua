@@ -70,6 +70,9 @@ local function read_body(raw)
     correlation, trace, group, step, name, agent
 end
 
+-- The queue alone, which of all that is the least work.
+local function read_queue(raw) return string.match(raw, '^([^\n]*)\n', HEADER_BYTES + 1) or 'default' end
+
 local function pack_header(h)
   return struct.pack(HEADER, unpack(h, 1, BODY))
 end

@@ -10,8 +10,8 @@ ARGV    1 replica  2 who asks (see create)  3 free slots ("0,3")  4 runs any tas
         12 names of all its tasks, comma-separated; checked with the first chunk  13 queues, likewise
         14 steps of a saga: field and value in turn for `s:<saga>`, as a flat list of netstrings; '' for a workflow
         then four for each task: id, routing ("queue rank max_retries flags start key total", with "@agent" behind the flags where the caller named one, then of the `total` tasks it
-        depends on those that fit, as id and input name, each with a leading space), payload (of the created event, without
-        its last members), body; or more that a task of a chunk before depends on: id, '+' and those, '', ''
+        depends on those that fit, as id and input name, each with a leading space), members of the created event that are not
+        in the record, body; or more that a task of a chunk before depends on: id, '+' and those, '', ''
 Returns { 'ok', word, started }: ok (known now), more (the chunk is kept), duplicate (this very request made it before),
         taken (another did), unknown (with the name behind a space), full, memory (Redis is short of it), queues; or { 'schema', found }.
         O(tasks + dependencies of the chunk).
@@ -51,7 +51,7 @@ local function stage_tasks(ctx, group, args, first_arg)
   local records = load_records(task_keys(ctx, ids))
   for i, id in ipairs(ids) do
     local at = first_arg + (i - 1) * STAGE_ARGS
-    local routing, payload, body = args[at + 1], args[at + 2], args[at + 3]
+    local routing, members, body = args[at + 1], args[at + 2], args[at + 3]
     if string.byte(routing) == 43 then
       local key, parent = dependencies_key(ctx, id), string.match(routing, '^%+ (%S+) ')
       -- A chunk is written whole: where its first is known, everything of it is.
@@ -67,12 +67,12 @@ local function stage_tasks(ctx, group, args, first_arg)
       local wanted = string.match(routing, '^%S+ %d %d+ %d+@(%S+)')
       if wanted or ctx.count.agent_names > 0 then
         local agent = AGENT.route(ctx, string.match(body, '^[^\n]*\n([^\n]*)'), wanted)
-        if agent then body, payload = AGENT.assign(h, body, payload, agent) end
+        if agent then body, members = AGENT.assign(h, body, members, agent) end
       end
       if total ~= '0' then set_flag(h, FEW.of(tonumber(total))) end
       local writes = ctx.writes
       writes[#writes + 1] = task_key(ctx, id)
-      writes[#writes + 1] = pack_header(h) .. body .. start .. '\n' .. payload
+      writes[#writes + 1] = pack_header(h) .. body .. start .. '\n' .. members
       fresh[#fresh + 1] = id
       keys_list[#keys_list + 1] = key
       keys_list[#keys_list + 1] = id
