@@ -7,11 +7,14 @@ use uuid::Uuid;
 
 use super::id::{Partition, TaskId};
 
-/// Names one dead letter. A task has one for each of its lives that failed; a rejected trigger has one.
+/// Names one dead letter. A task has one for each of its lives that failed; a step of a saga one for a success that was
+/// reported behind the end of its saga; a rejected trigger has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeadLetterId {
     /// A task, with the last attempt of the life that failed.
     Task(TaskId, u32),
+    /// A step of a saga that succeeded too late, with its task.
+    Late(TaskId),
     /// A rejected trigger.
     Trigger(Uuid),
 }
@@ -21,7 +24,7 @@ impl DeadLetterId {
     #[must_use]
     pub fn partition(self, count: u16) -> Partition {
         match self {
-            Self::Task(task, _) => task.partition(),
+            Self::Task(task, _) | Self::Late(task) => task.partition(),
             Self::Trigger(_) => Partition::of_name(&self.to_string(), count),
         }
     }
@@ -31,6 +34,7 @@ impl fmt::Display for DeadLetterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Task(task, attempt) => write!(f, "{task}.{attempt}"),
+            Self::Late(task) => write!(f, "{task}.late"),
             Self::Trigger(id) => id.hyphenated().fmt(f),
         }
     }
@@ -38,7 +42,9 @@ impl fmt::Display for DeadLetterId {
 
 /// The text names no dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not the id of a dead letter: expected `<task id>.<attempt>`, or the UUID of a rejected trigger")]
+#[error(
+    "is not the id of a dead letter: expected `<task id>.<attempt>`, `<task id>.late`, or the UUID of a rejected trigger"
+)]
 pub struct InvalidDeadLetterId;
 
 impl FromStr for DeadLetterId {
@@ -50,6 +56,9 @@ impl FromStr for DeadLetterId {
                 .map(Self::Trigger)
                 .map_err(|_| InvalidDeadLetterId);
         };
+        if attempt == "late" {
+            return task.parse().map(Self::Late).map_err(|_| InvalidDeadLetterId);
+        }
         let is_plain = attempt.bytes().all(|byte| byte.is_ascii_digit()) && !attempt.starts_with('0');
         match (task.parse(), attempt.parse()) {
             (Ok(task), Ok(attempt)) if is_plain => Ok(Self::Task(task, attempt)),
@@ -115,12 +124,14 @@ mod tests {
 
     #[test]
     fn an_id_round_trips_and_finds_its_partition() {
-        for text in [&format!("{TASK}.12"), TASK] {
+        for text in [&format!("{TASK}.12"), &format!("{TASK}.late"), TASK] {
             let id: DeadLetterId = text.parse().unwrap();
             assert_eq!(id.to_string(), *text);
         }
-        let task: DeadLetterId = format!("{TASK}.1").parse().unwrap();
-        assert_eq!(task.partition(16).number(), 7);
+        for of_task in ["1", "late"] {
+            let id: DeadLetterId = format!("{TASK}.{of_task}").parse().unwrap();
+            assert_eq!(id.partition(16).number(), 7);
+        }
         let trigger: DeadLetterId = TASK.parse().unwrap();
         assert_eq!(trigger.partition(16), Partition::of_name(TASK, 16));
         for text in [
@@ -128,6 +139,7 @@ mod tests {
             "x",
             ".1",
             "x.1",
+            "x.late",
             &format!("{TASK}."),
             &format!("{TASK}.01"),
             &format!("{TASK}.+1"),

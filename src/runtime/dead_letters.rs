@@ -193,7 +193,9 @@ impl DeadLetters {
         let mut outcomes = Vec::with_capacity(ids.len());
         for run in self.runs(ids) {
             match run[0] {
-                DeadLetterId::Task(..) => outcomes.extend(self.requeue_tasks(operator, run, retry).await?),
+                DeadLetterId::Task(..) | DeadLetterId::Late(_) => {
+                    outcomes.extend(self.requeue_tasks(operator, run, retry).await?);
+                }
                 DeadLetterId::Trigger(_) => {
                     for id in run {
                         let outcome = self.put_back(operator, *id, retry).await?;
@@ -375,7 +377,7 @@ impl DeadLetters {
 
     /// The ids in their order, in runs of one partition and kind that one call may handle.
     fn runs<'a>(&self, ids: &'a [DeadLetterId]) -> impl Iterator<Item = &'a [DeadLetterId]> {
-        let is_task = |id: &DeadLetterId| matches!(id, DeadLetterId::Task(..));
+        let is_task = |id: &DeadLetterId| !matches!(id, DeadLetterId::Trigger(_));
         let mut runs = Vec::new();
         let mut rest = ids;
         while let Some(first) = rest.first() {
@@ -512,7 +514,7 @@ impl From<NotRequeued> for Error {
 }
 
 fn requeued_task(id: DeadLetterId, word: RequeuedTask) -> Result<Requeued, NotRequeued> {
-    let DeadLetterId::Task(task, attempt) = id else {
+    let (DeadLetterId::Task(task, _) | DeadLetterId::Late(task)) = id else {
         return Err(NotRequeued::Refused(not_found(&id.to_string())));
     };
     let refused = |text: String| Err(NotRequeued::Refused(Error::InvalidTransition(text)));
@@ -527,7 +529,7 @@ fn requeued_task(id: DeadLetterId, word: RequeuedTask) -> Result<Requeued, NotRe
         RequeuedTask::Illegal(state) => {
             let state = state.map_or("of another release", |state| state.as_str());
             refused(format!(
-                "task `{task}` is {state} and not what failed for good with attempt {attempt}: it can not be requeued"
+                "task `{task}` is {state} and no more what dead letter `{id}` holds: it can not be requeued"
             ))
         }
         RequeuedTask::Saga => Err(NotRequeued::SagaStep(task)),

@@ -398,6 +398,20 @@ impl Store {
 }
 
 impl Store {
+    /// The result that came with the late success of a saga's step, see `lua/saga.lua`; `None` where there was none.
+    pub(super) async fn late_result(&self, saga: &str, task: TaskId) -> Result<Option<String>, StoreError> {
+        let saga: Name = saga.parse().map_err(|_| StoreError::Protocol("saga"))?;
+        let key = self.keys().steps(&saga, self.partition_count());
+        let field = async |name: String| {
+            let value = self.send(redis::cmd("HGET").arg(&key).arg(name)).await?;
+            Ok::<_, StoreError>(string(value))
+        };
+        match field(format!("i{task}")).await? {
+            Some(number) => field(format!("r{number}")).await,
+            None => Ok(None),
+        }
+    }
+
     /// The tasks and names of the steps that come before a saga's, see `lua/group.lua`.
     pub(super) async fn steps_before(&self, saga: &str, task: TaskId) -> Result<Vec<(TaskId, String)>, StoreError> {
         let saga: Name = saga.parse().map_err(|_| StoreError::Protocol("saga"))?;

@@ -156,17 +156,25 @@ impl Store {
             }
             _ => Vec::new(),
         };
+        // What undoes a step is given the result of its late success.
+        let undone_in = record.body.saga.as_ref().map(|(saga, _)| saga);
+        let undone_in = undone_in.filter(|_| record.flags.has(Flags::IS_COMPENSATION));
         let mut inputs = Vec::with_capacity(sources.len());
         let (mut rest, mut batch, mut read) = (sources.as_slice(), INPUTS_AT_FIRST, 0);
         while !rest.is_empty() {
             let (now, later) = rest.split_at(batch.min(rest.len()));
             rest = later;
             let ids: Vec<TaskId> = now.iter().map(|(id, _)| *id).collect();
-            for ((_, name), record) in now.iter().zip(self.tasks(&ids).await?) {
-                let result = record
-                    .filter(|record| record.state == TaskState::Completed)
-                    .and_then(|record| record.tail);
-                let result = result.map_or_else(|| "null".to_owned(), |result| result.get().to_owned());
+            for ((id, name), source) in now.iter().zip(self.tasks(&ids).await?) {
+                let result = source
+                    .filter(|source| source.state == TaskState::Completed)
+                    .and_then(|source| source.tail)
+                    .map(|result| result.get().to_owned());
+                let result = match (result, undone_in) {
+                    (None, Some(saga)) => self.late_result(saga, *id).await?,
+                    (result, _) => result,
+                };
+                let result = result.unwrap_or_else(|| "null".to_owned());
                 read += result.len();
                 inputs.push((name.clone(), result));
             }

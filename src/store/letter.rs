@@ -140,7 +140,7 @@ impl Letter {
     /// The task as it was when it failed for good; `None` of a trigger.
     #[must_use]
     pub fn record(&self) -> Option<Record> {
-        let DeadLetterId::Task(id, _) = self.id else {
+        let (DeadLetterId::Task(id, _) | DeadLetterId::Late(id)) = self.id else {
             return None;
         };
         Record::parse(id, &[self.bytes("header"), self.bytes("body")].concat()).ok()
@@ -242,7 +242,9 @@ impl Letter {
     #[must_use]
     pub fn document(&self) -> DeadLetterDocument {
         let (task_id, error, original) = match self.id {
-            DeadLetterId::Task(id, _) => (Some(id.to_string()), self.raw("error"), self.original_task()),
+            DeadLetterId::Task(id, _) | DeadLetterId::Late(id) => {
+                (Some(id.to_string()), self.raw("error"), self.original_task())
+            }
             DeadLetterId::Trigger(_) => (None, self.rejection(), self.original_trigger()),
         };
         let mut notes: Vec<(u64, &Vec<u8>)> = self

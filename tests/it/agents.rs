@@ -711,7 +711,7 @@ async fn a_success_of_a_cancelled_step_that_comes_behind_the_end_of_its_saga_is_
     log.until_count("saga.step_late_success", 1).await;
 
     let kept = log.all("saga.step_late_success")[0].text("dead_letter_id").to_owned();
-    assert_eq!(kept, format!("{}.1", letter.payload["task_id"].as_str().unwrap()));
+    assert_eq!(kept, format!("{}.late", letter.payload["task_id"].as_str().unwrap()));
     check_all_ended(&redis).await;
 }
 

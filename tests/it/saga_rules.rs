@@ -105,6 +105,7 @@ async fn a_success_behind_the_end_of_its_step_is_undone_and_behind_that_of_its_s
     let going = until(&redis, "going", "COMPENSATED").await;
 
     assert_eq!(going["compensated_steps"], json!(["a", "b"]));
+    assert_eq!(shop.inputs("-b"), json!({ "b": "dug" }));
     let of = |names: [&str; 2]| -> Vec<String> {
         let is_of = |entry: &String| names.contains(&entry[1..].as_ref());
         shop.book().into_iter().filter(is_of).collect()
@@ -119,11 +120,26 @@ async fn a_success_behind_the_end_of_its_step_is_undone_and_behind_that_of_its_s
         reason: Some("late_success".to_owned()),
         ..DeadLetterQuery::default()
     };
-    let letters = DeadLetters::new(redis.store()).list(&query, 9, None).await.unwrap();
+    let dead_letters = DeadLetters::new(redis.store());
+    let letters = dead_letters.list(&query, 9, None).await.unwrap();
     assert_eq!(letters.items.len(), 1);
+    // What it stands beside is what had failed.
+    let task = gone["steps"][1]["task_id"].as_str().unwrap();
+    assert_eq!(letters.items[0].dead_letter_id, format!("{task}.late"));
+    assert_eq!(dead_letters.get(&format!("{task}.1")).await.unwrap().reason, "timeout");
+    let refused = dead_letters
+        .requeue(&Operator::new("ada", None), &format!("{task}.late"), None)
+        .await;
+    assert!(refused.unwrap_err().to_string().contains("resume that"));
+    assert_eq!(shop.inputs("-d"), json!({ "d": null }));
 
     resume(&redis, "gone").await.unwrap();
     let gone = until(&redis, "gone", "COMPENSATED").await;
+    assert_eq!(shop.inputs("-d"), json!({ "d": "dug" }));
+    let undoing = gone["steps"][1]["compensation_task_id"].as_str().unwrap();
+    let undoing = redis.queue().await.get_task(undoing.parse().unwrap()).await.unwrap();
+    assert_eq!(undoing.inputs.get(), r#"{"d":"dug"}"#);
+    assert!(dead_letters.list(&query, 9, None).await.unwrap().items.is_empty());
     assert_eq!(of(["c", "d"]), ["+c", "-d", "-c", "+d", "-d"]);
     assert_eq!(gone["uncompensated_steps"], json!([]));
     replica.stop().await;

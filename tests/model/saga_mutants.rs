@@ -13,7 +13,7 @@ const SEED: u64 = 5;
 const CASES: usize = 600;
 
 /// What is broken, the text in the source, and what stands there instead.
-const MUTANTS: [(&str, &str, &str); 25] = [
+const MUTANTS: [(&str, &str, &str); 26] = [
     (
         "steps are undone in the order of their ends",
         "local number = redis.call('RPOP', ctx.prefix .. 'e:' .. group.id)",
@@ -123,6 +123,11 @@ const MUTANTS: [(&str, &str, &str); 25] = [
         "a late success behind the end is undone last",
         "redis.call('LPUSH', ctx.prefix .. 'u:' .. saga, number)",
         "redis.call('RPUSH', ctx.prefix .. 'u:' .. saga, number)",
+    ),
+    (
+        "a late success keeps its dead letter when it is undone",
+        "remove_letter(ctx, letter)\n        names[#names + 1] = quoted(letter)",
+        "names[#names + 1] = quoted(letter)",
     ),
     (
         "a cancel that comes twice is refused behind the end",

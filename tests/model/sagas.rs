@@ -576,6 +576,9 @@ impl World {
         for (work, attempt) in &model.letters {
             lines.insert(format!("letter {}.{attempt}", task_id(*work)));
         }
+        for work in &model.late_letters {
+            lines.insert(format!("letter {}.late", task_id(*work)));
+        }
         for (work, task) in &model.tasks {
             // A place is only where a task waits.
             let waits = task.state == TaskState::Pending;

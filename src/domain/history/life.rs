@@ -88,6 +88,8 @@ pub(super) struct Counted {
     #[serde(default)]
     pub(super) dead_letter_id: Option<String>,
     #[serde(default)]
+    pub(super) dead_letter_ids: Vec<String>,
+    #[serde(default)]
     pub(super) life: Option<u64>,
     #[serde(default)]
     pub(super) duration_ms: Option<u64>,

@@ -535,6 +535,11 @@ impl History {
                 }
             }
             EventType::TaskRequeued => self.lose_letter(counted.dead_letter_id.as_deref(), at),
+            EventType::SagaResumed => {
+                for id in &counted.dead_letter_ids {
+                    self.lose_letter(Some(id), at);
+                }
+            }
             EventType::OperatorAction => {
                 if matches!(counted.action.as_deref(), Some("discard" | "requeue")) {
                     self.lose_letter(counted.target.as_deref(), at);
@@ -558,7 +563,6 @@ impl History {
             | EventType::SagaCompleted
             | EventType::SagaCompensated
             | EventType::SagaFailed
-            | EventType::SagaResumed
             | EventType::WorkerPoolStatus
             | EventType::HistoryRolledBack
             | EventType::MetricsSnapshot => {}

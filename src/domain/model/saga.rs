@@ -228,6 +228,8 @@ pub struct SagaModel {
     pub left_over: Vec<usize>,
     /// The dead letters: task and last attempt.
     pub letters: BTreeSet<(Work, u32)>,
+    /// Those of late successes.
+    pub late_letters: BTreeSet<Work>,
     queue: Vec<Work>,
     /// The command that asked for the way back, where it was one.
     stopped_by: Option<u8>,
@@ -258,6 +260,7 @@ impl SagaModel {
             owed: Vec::new(),
             left_over: Vec::new(),
             letters: BTreeSet::new(),
+            late_letters: BTreeSet::new(),
             queue: Vec::new(),
             stopped_by: None,
             completed: 0,
@@ -479,6 +482,9 @@ impl SagaModel {
             SagaMove::ResumeBack
         });
         self.tell_saga(EventType::SagaResumed, None);
+        let left_over = &self.left_over;
+        self.late_letters
+            .retain(|work| !is_forward && !left_over.contains(&work.step()));
         if is_forward {
             self.go_on();
         } else {
@@ -714,7 +720,7 @@ impl SagaModel {
                 self.left_over.retain(|left| *left != step);
                 self.left_over.insert(0, step);
             }
-            self.letters.insert((work, self.tasks[&work].attempt));
+            self.late_letters.insert(work);
         } else if !self.has_passed {
             let undo = self.fates[step].undo.map(|undo| &self.tasks[&undo]);
             let is_still_to_begin = undo.is_none_or(|undo| undo.state == TaskState::Pending && undo.attempt == 0);

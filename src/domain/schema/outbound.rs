@@ -225,7 +225,10 @@ pub fn payload(kind: EventType) -> Value {
         EventType::SagaResumed => saga(
             "An operator has the rest of a saga undone again",
             &["actor"],
-            json!({ "actor": nullable("string", "Who did it") }),
+            json!({
+                "actor": nullable("string", "Who did it"),
+                "dead_letter_ids": list(text("A dead letter"), "Those of late successes, which are gone with it"),
+            }),
         ),
         EventType::WorkerPoolStatus => object(
             "A replica came, went or changed its size",

@@ -54,7 +54,7 @@ local function answer_one(ctx, id, who, event_id, entry, verdict, data)
   if word then
     if outcome == 'completed' and (word == 'stale' or word == 'terminal') and known[1] and has(h, IS_STEP) and h[ATTEMPT] >= attempt
       and (h[STATE] == FAILED or h[STATE] == TIMEOUT or h[STATE] == CANCELLED) then
-      SAGA.late(ctx, id, raw, h, { read_body(raw) })
+      SAGA.late(ctx, id, raw, h, { read_body(raw) }, data)
     end
     return word
   end

@@ -47,10 +47,8 @@ end
 -- The dead letter of a task's last attempt.
 local function letter_of(id, h) return string.format('%s.%d', id, h[ATTEMPT]) end
 
--- Keeps a full copy of a task in the dead letters: the record with its last number, the errors of its attempts. Answers
--- its name.
-local function keep_copy(ctx, id, raw, h, head, correlation, reason, problem)
-  local dead_letter_id = letter_of(id, h)
+-- Keeps a full copy of a task in the dead letters: the record with its last number, the errors of its attempts.
+local function keep_copy(ctx, id, dead_letter_id, raw, h, head, correlation, reason, problem)
   local kind = (has(h, IS_STEP) or has(h, IS_COMPENSATION)) and 'saga_step' or 'task'
   local copy = { 'HSET', ctx.prefix .. 'dead:' .. dead_letter_id, 'kind', kind, 'task_id', id, 'task_name',
     task_name_of(head), 'reason', reason, 'error', problem, 'correlation_id', correlation, 'dead_lettered_at', ctx.iso,
@@ -67,14 +65,13 @@ local function keep_copy(ctx, id, raw, h, head, correlation, reason, problem)
   end
   redis.call(unpack(copy))
   redis.call('ZADD', ctx.prefix .. 'dead', ctx.now, dead_letter_id)
-  return dead_letter_id
 end
 
 -- Says that a task failed for good, and keeps it.
 local function bury(ctx, id, raw, h, head, correlation, trace, reason, problem)
-  emit_task(ctx, 'orchestration.task.dead_lettered', id, h, head, correlation, trace,
-    '"dead_letter_id":"' .. letter_of(id, h) .. '"')
-  keep_copy(ctx, id, raw, h, head, correlation, reason, problem)
+  local letter = letter_of(id, h)
+  emit_task(ctx, 'orchestration.task.dead_lettered', id, h, head, correlation, trace, '"dead_letter_id":"' .. letter .. '"')
+  keep_copy(ctx, id, letter, raw, h, head, correlation, reason, problem)
 end
 
 -- Errors behind which an action may have had its effect all the same: nobody knows how far it came, or it was done and only

@@ -127,14 +127,26 @@ local function steps_before(listed, number)
   return numbers
 end
 
-local STEP_INPUTS_MAX = 64
+-- Of the results of all steps before a saga's.
+FEW.STEP_INPUTS = 64
+
+-- What those get that come behind a task: its result; of a step that was given up, the one that its late success carried.
+function FEW.result_of(ctx, id, raw)
+  local h = read_header(raw)
+  if h and h[STATE] == COMPLETED then return string.sub(raw, HEADER_BYTES + h[BODY] + 1) end
+  if not h or not has(h, IS_STEP) then return 'null' end
+  local _, _, _, _, saga = read_body(raw)
+  local key = ctx.prefix .. 's:' .. saga
+  local number = redis.call('HGET', key, 'i' .. id)
+  return number and redis.call('HGET', key, 'r' .. number) or 'null'
+end
 
 -- The results of all steps before a saga's.
 local function read_step_inputs(ctx, id, saga, limit)
   local key = ctx.prefix .. 's:' .. saga
   local number = redis.call('HGET', key, 'i' .. id)
   local numbers = steps_before(redis.call('HGET', key, 'a' .. number), tonumber(number))
-  if #numbers > (limit or STEP_INPUTS_MAX) then return nil end
+  if #numbers > (limit or FEW.STEP_INPUTS) then return nil end
   local fields, ids, inputs = {}, {}, {}
   if #numbers == 0 then return inputs end
   for i, one in ipairs(numbers) do
@@ -168,8 +180,7 @@ local function read_inputs(ctx, id, h, group, limit)
     if not results[one] then missing[#missing + 1] = one end
   end
   for i, raw in ipairs(load_records(task_keys(ctx, missing))) do
-    local h = read_header(raw)
-    results[missing[i]] = h and h[STATE] == COMPLETED and string.sub(raw, HEADER_BYTES + h[BODY] + 1) or 'null'
+    results[missing[i]] = FEW.result_of(ctx, missing[i], raw)
   end
   local inputs = {}
   for i, one in ipairs(ids) do

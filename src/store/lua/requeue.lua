@@ -35,7 +35,7 @@ local function unearth(ctx, id, key, header, body, life)
 end
 
 local function requeue_one(ctx, letter, body, max_retries, actor, reason)
-  local id, attempt = string.match(letter, '^(.+)%.(%d+)$')
+  local id, attempt = string.match(letter, '^(.+)%.(%w+)$')
   if not id then return { 'missing' } end
   local key = ctx.prefix .. 'dead:' .. letter
   local kind, kept_body, header, correlation, life =

@@ -7,7 +7,7 @@ undoes; `pivot` the name of the pivot; for step number n: `n<n>` its name, `f<n>
 \n routing \n payload \n body", missing where nothing undoes it), `z<n>` what became of it (C completed, D in doubt, X
 compensated, U not), `o<n>` the place of its end among those that completed, `t<n>` the task that undoes it, `m<n>` when it was
 undone, `q<n>` the place of its verdict (X or U) among those of the way back, which `verdicts` counts, `l<n>` is there when a
-success of it was reported after it had been given up.
+success of it was reported after it had been given up, and `r<n>` the result that came with it.
 The list `e:<saga>` holds the steps to undo in the order of their ends, `u:<saga>` those whose undoing failed.
 
 States of the group: P pending, R running, C completed, G compensating, B compensated, F failed. `abort` says why it goes
@@ -323,6 +323,22 @@ do
     return 'ok'
   end
 
+  -- The dead letter of a late success. The step has one of its last attempt as well.
+  local function late_letter(task) return task .. '.late' end
+
+  -- Takes the dead letters of late successes away; answers their names, as JSON strings.
+  local function remove_late_letters(ctx, group, numbers)
+    local names = {}
+    for _, task in ipairs(fields_of(ctx, group, 'f', numbers)) do
+      local letter = late_letter(task)
+      if redis.call('ZSCORE', ctx.prefix .. 'dead', letter) then
+        remove_letter(ctx, letter)
+        names[#names + 1] = quoted(letter)
+      end
+    end
+    return names
+  end
+
   -- Behind the pivot the way on is forward: what was given up there is tried again. An operator asks for it, and not often:
   -- it is done in one call.
   local function go_on(ctx, group, cause)
@@ -352,7 +368,9 @@ do
     group.finished_ms = 0
     ctx.actor = actor
     if not is_forward then group.state = 'G' end
-    emit_group(ctx, group, 'orchestration.saga.resumed', '"actor":' .. actor, nil)
+    local numbers = is_forward and all_numbers(group) or redis.call('LRANGE', from, 0, -1)
+    emit_group(ctx, group, 'orchestration.saga.resumed',
+      '"actor":' .. actor .. ',"dead_letter_ids":' .. names_json(remove_late_letters(ctx, group, numbers)), nil)
     local cause = group.id .. '/' .. digits(group.seq)
     if is_forward then
       go_on(ctx, group, cause)
@@ -376,14 +394,15 @@ do
 
   -- A success was reported of a step that had been given up: it took effect all the same. While its saga goes back it is
   -- undone as what ended last, unless its turn is still to come. Of a saga that has ended it is kept as a dead letter, and
-  -- undone when somebody resumes the saga.
-  SAGA.late = function(ctx, id, raw, h, body)
+  -- undone when somebody resumes the saga. What undoes it gets the result that came with it.
+  SAGA.late = function(ctx, id, raw, h, body, result)
     local head, correlation, trace, saga, step = body[2], body[3], body[4], body[5], body[6]
     local group = load_group(ctx, saga)
     if not group then return end
     local key = steps_key(ctx, saga)
     local number = redis.call('HGET', key, 'i' .. id)
     if redis.call('HSETNX', key, 'l' .. number, '1') == 0 then return end
+    redis.call('HSET', key, 'r' .. number, result)
     local known = redis.call('HMGET', key, 'z' .. number, 't' .. number, 'k' .. number)
     local members = step_members(step, number, id) .. ',"has_compensation":' .. (known[3] and 'true' or 'false')
     if group.finished_ms == 0 then
@@ -402,7 +421,8 @@ do
       redis.call('LREM', ctx.prefix .. 'u:' .. saga, 0, number)
       redis.call('LPUSH', ctx.prefix .. 'u:' .. saga, number)
     end
-    local letter = keep_copy(ctx, id, raw, h, head, correlation, 'late_success',
+    local letter = late_letter(id)
+    keep_copy(ctx, id, letter, raw, h, head, correlation, 'late_success',
       '{"type":"late_success","message":"the action succeeded after its step had been given up and its saga had ended"}')
     emit_group(ctx, group, 'orchestration.saga.step_late_success', members .. ',"dead_letter_id":"' .. letter .. '"', nil)
   end

@@ -36,7 +36,7 @@ local function settle(keys, args)
     local h = read_header(raw)
     if h and h[FLAGS] ~= 0 and outcome == 'completed' and has(h, IS_STEP) and h[ATTEMPT] >= verdict.attempt
       and (h[STATE] == FAILED or h[STATE] == TIMEOUT or h[STATE] == CANCELLED) then
-      SAGA.late(ctx, id, raw, h, { read_body(raw) })
+      SAGA.late(ctx, id, raw, h, { read_body(raw) }, data)
     end
     if not h then
       words[i] = 'missing'
