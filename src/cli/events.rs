@@ -31,7 +31,7 @@ Examples:
 /// What `events tail` takes.
 #[derive(Debug, Args)]
 pub(crate) struct TailArgs {
-    /// Only events of this type, or of types that begin alike: 'orchestration.task.*'
+    /// Only events of this type, of types that begin alike, 'orchestration.task.*', or of several with commas between them
     #[arg(long = "type", value_name = "PATTERN", default_value = "*")]
     event_type: Pattern,
     /// Only events about this task, dead letter or replica

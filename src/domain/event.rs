@@ -313,27 +313,36 @@ fn split_id(event_id: &str) -> Option<(&str, u64)> {
     Some((subject, seq))
 }
 
-/// Which types of events are wanted: one by its name, all that begin alike (`orchestration.task.*`), or all (`*`).
+/// Which types of events are wanted: one by its name, all that begin alike (`orchestration.task.*`), all (`*`), or several of
+/// these with commas between them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Pattern {
+pub struct Pattern(Box<[Kinds]>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Kinds {
     begin: Box<str>,
     is_open: bool,
 }
 
 /// The text is no pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a pattern: expected an event type, or the beginning of one and a `*` at its end")]
+#[error(
+    "`{0}` is not a pattern: expected an event type, or the beginning of one and a `*` at its end, or several with commas \
+     between them"
+)]
 pub struct InvalidPattern(String);
 
 impl Pattern {
     /// Whether events of this type are wanted.
     #[must_use]
     pub fn matches(&self, event_type: &str) -> bool {
-        if self.is_open {
-            event_type.starts_with(&*self.begin)
-        } else {
-            event_type == &*self.begin
-        }
+        self.0.iter().any(|kinds| {
+            if kinds.is_open {
+                event_type.starts_with(&*kinds.begin)
+            } else {
+                event_type == &*kinds.begin
+            }
+        })
     }
 }
 
@@ -341,21 +350,27 @@ impl FromStr for Pattern {
     type Err = InvalidPattern;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (begin, is_open) = text.strip_suffix('*').map_or((text, false), |begin| (begin, true));
-        if begin.contains('*') || text.is_empty() {
-            return Err(InvalidPattern(shortened(text)));
-        }
-        Ok(Self {
-            begin: begin.into(),
-            is_open,
-        })
+        let kinds = text.split(',').map(|one| {
+            let (begin, is_open) = one.strip_suffix('*').map_or((one, false), |begin| (begin, true));
+            let is_one = !begin.contains('*') && !one.is_empty();
+            is_one.then(|| Kinds {
+                begin: begin.into(),
+                is_open,
+            })
+        });
+        let kinds: Option<Box<[Kinds]>> = kinds.collect();
+        kinds.map(Self).ok_or_else(|| InvalidPattern(shortened(text)))
     }
 }
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.begin)?;
-        f.write_str(if self.is_open { "*" } else { "" })
+        for (place, kinds) in self.0.iter().enumerate() {
+            f.write_str(if place == 0 { "" } else { "," })?;
+            f.write_str(&kinds.begin)?;
+            f.write_str(if kinds.is_open { "*" } else { "" })?;
+        }
+        Ok(())
     }
 }
 
@@ -465,13 +480,27 @@ mod tests {
                 "orchestration.trigger.rejected",
                 "orchestration.saga.started",
             ),
+            (
+                "orchestration.saga.started,orchestration.task.*",
+                "orchestration.task.created",
+                "orchestration.saga.failed",
+            ),
         ] {
             let parsed: Pattern = pattern.parse().unwrap();
             assert!(parsed.matches(matching) && !parsed.matches(other), "{pattern}");
             assert_eq!(parsed.to_string(), pattern);
         }
         assert!("*".parse::<Pattern>().unwrap().matches(""));
-        for illegal in ["", "**", "*.failed", "orchestration.*.failed", "a*b*"] {
+        for illegal in [
+            "",
+            "**",
+            "*.failed",
+            "orchestration.*.failed",
+            "a*b*",
+            "a,",
+            ",",
+            "a, *b",
+        ] {
             assert!(illegal.parse::<Pattern>().is_err(), "{illegal}");
         }
     }

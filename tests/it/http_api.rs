@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::history::check_all_ended;
-use crate::support::redis::TestRedis;
+use crate::support::redis::{TestRedis, task_of};
 use crate::support::replica::{ReplicaProcess, ask};
 
 /// Sends a request without a token.
@@ -216,6 +216,65 @@ async fn what_is_wrong_has_its_code_and_names_the_field() {
     assert!(problem["errors"].to_string().contains("argz"), "{problem}");
     let (_, problem) = call(&replica, "POST", "/v1/workflows/plan", Some(&ring)).await;
     assert_eq!(problem["cycle"], json!(["a", "b", "a"]));
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn no_route_takes_a_parameter_that_it_does_not_know() {
+    let redis = TestRedis::start().await;
+    let replica = redis.replica().start().await;
+    let document = get(&replica, "/openapi.json").await;
+    let routes = document["paths"].as_object().unwrap().iter();
+    let routes =
+        routes.flat_map(|(path, methods)| methods.as_object().unwrap().keys().map(move |method| (path, method)));
+
+    let mut looked = 0;
+    for (path, method) in routes.filter(|(path, _)| path.starts_with("/v1/")) {
+        let path = path.replace(['{', '}'], "");
+        let (status, problem) = call(&replica, &method.to_uppercase(), &format!("{path}?whot=1"), None).await;
+        assert_eq!(
+            (status, problem["code"].as_str()),
+            (422, Some("InvalidField")),
+            "{method} {path}"
+        );
+        assert_eq!(problem["errors"][0]["field"], "whot", "{method} {path}: {problem}");
+        looked += 1;
+    }
+
+    assert!(looked > 30, "{looked}");
+    // What probes and scrapers add is let pass.
+    assert_eq!(call(&replica, "GET", "/healthz?whot=1", None).await.0, 200);
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn queues_come_in_pages() {
+    let redis = TestRedis::start().await;
+    let replica = redis.replica().start().await;
+    for queue in ["b", "a", "c"] {
+        redis
+            .trigger(queue, &json!({ "task_name": "noop", "queue": queue }))
+            .await;
+        redis.log().await.until_task(task_of(queue), "task.completed").await;
+    }
+
+    let (mut names, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = get(&replica, &format!("/v1/queues?limit=3&cursor={cursor}")).await;
+        names.extend(
+            page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|queue| queue["name"].clone()),
+        );
+        match page["next_cursor"].as_str() {
+            Some(next) => next.clone_into(&mut cursor),
+            None => break,
+        }
+    }
+
+    assert_eq!(names, ["a", "b", "c", "default"]);
     check_all_ended(&redis).await;
 }
 

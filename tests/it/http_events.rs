@@ -51,6 +51,12 @@ async fn the_log_is_paged_by_each_part_of_a_query() {
     assert_eq!(ids(&page(&replica, &format!("subject={subject}")).await), of_b);
     let completed = page(&replica, "type=orchestration.task.completed").await;
     assert_eq!(completed["items"].as_array().unwrap().len(), 3);
+    let several = page(
+        &replica,
+        "type=orchestration.task.completed,orchestration.worker_pool.*",
+    )
+    .await;
+    assert_eq!(several["items"].as_array().unwrap().len(), 4, "{several}");
     let any = page(&replica, "type=orchestration.worker_pool.*").await;
     assert_eq!(any["items"][0]["payload"]["state"], "joined");
     // Between the moments of the second task's first and last event.
@@ -104,6 +110,7 @@ async fn the_log_is_paged_by_each_part_of_a_query() {
         "from=yesterday",
         "format=xml",
         "type=",
+        "type=a,",
         "what=1",
     ] {
         let answer = request(port, "GET", &format!("/v1/events?{wrong}"), &[], None).await;

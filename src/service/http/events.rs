@@ -179,7 +179,7 @@ struct EventPage {
     params(
         ("after" = Option<String>, Query, description = "Only those behind this place: `0`, an entry id, or a `next_cursor`"),
         ("cursor" = Option<String>, Query, description = "The same as `after`, as other lists call it"),
-        ("type" = Option<String>, Query, description = "Only those of this type; `*` at the end stands for anything"),
+        ("type" = Option<String>, Query, description = "Only those of this type; `*` at the end stands for anything, and several may stand with commas between them"),
         ("subject" = Option<String>, Query, description = "Only those of this task, workflow, saga or replica"),
         ("from" = Option<String>, Query, description = "Only those since then, RFC 3339", format = DateTime),
         ("to" = Option<String>, Query, description = "Only those until then, RFC 3339; not for a stream", format = DateTime),

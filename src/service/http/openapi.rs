@@ -256,7 +256,7 @@ fn codes(route: &Described) -> BTreeSet<&'static str> {
             "RequestTimeout",
         ]);
     }
-    if operation.parameters.as_ref().is_some_and(|all| !all.is_empty()) {
+    if operation.parameters.is_some() || !route.takes_any_query() {
         codes.insert("InvalidField");
     }
     if route.path.contains('{') {

@@ -11,6 +11,7 @@ use super::body::{By, operator};
 use super::problem::Problem;
 use super::request::{Fields, Halves, Id, Query};
 use super::routes::Routes;
+use crate::domain::id::QueueName;
 use crate::runtime::operate::{self, QueueStatus, ScaledDocument, WorkerDocument, WorkerPage};
 use crate::runtime::queue;
 use crate::service::config::Role;
@@ -41,12 +42,12 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-/// All queues, on one page.
+/// A page of queues.
 #[derive(Serialize, ToSchema)]
 struct QueuePage {
     /// By name.
     items: Vec<QueueStatus>,
-    /// Always null.
+    /// Where the list goes on, if it does.
     next_cursor: Option<String>,
 }
 
@@ -68,13 +69,21 @@ async fn stats(State(api): State<Api>) -> Result<Json<StatisticsDocument>, Probl
 
 /// All queues.
 #[utoipa::path(get, path = "/v1/queues", operation_id = "list_queues", tag = "queues",
-    responses((status = 200, body = QueuePage, description = "All queues, by name")))]
-async fn queues(State(api): State<Api>) -> Result<Json<QueuePage>, Problem> {
-    let items = operate::list_queues(api.store()).await?;
-    Ok(Json(QueuePage {
-        items,
-        next_cursor: None,
-    }))
+    params(("limit" = Option<u16>, Query, description = "How many to a page, 50 by default", minimum = 1, maximum = 1000),
+        ("cursor" = Option<String>, Query, description = "Go on where the page before ended: its next_cursor")),
+    responses((status = 200, body = QueuePage, description = "A page, by name")))]
+async fn queues(State(api): State<Api>, mut query: Query) -> Result<Json<QueuePage>, Problem> {
+    let (limit, cursor) = (query.limit(), query.parsed::<QueueName>("cursor"));
+    query.finish()?;
+    let mut items = operate::list_queues(api.store()).await?;
+    if let Some(last) = cursor {
+        items.retain(|queue| *queue.name > *last.as_str());
+    }
+    let has_more = items.len() > limit;
+    items.truncate(limit);
+    let last = items.last().filter(|_| has_more);
+    let next_cursor = last.map(|queue| queue.name.clone());
+    Ok(Json(QueuePage { items, next_cursor }))
 }
 
 /// The limits of all queues together; 0 is no limit, an absent one stays.

@@ -19,15 +19,20 @@
 use std::collections::HashMap;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::handler::Handler;
 use axum::http::Method;
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::{MethodFilter, on};
 use utoipa::__dev::SchemaReferences;
-use utoipa::openapi::path::{HttpMethod, Operation};
+use utoipa::openapi::path::{HttpMethod, Operation, ParameterIn};
 use utoipa::openapi::{RefOr, Schema};
 
 use super::Api;
 use super::access::Access;
+use super::problem::Problem;
+use super::request::Query;
 
 /// Routes with their access and their descriptions. A family of routes is a function from one to a longer one.
 #[derive(Default)]
@@ -47,6 +52,28 @@ pub(super) struct Described {
     pub(super) codes: &'static [&'static str],
 }
 
+impl Described {
+    /// Whether parameters that it does not know are let pass. Probes, scrapers and browsers add some of their own.
+    pub(super) fn takes_any_query(&self) -> bool {
+        !self.path.starts_with("/v1/")
+    }
+
+    /// Whether it has parameters in the query, and refuses others itself.
+    fn reads_query(&self) -> bool {
+        let mut parameters = self.operation.parameters.iter().flatten();
+        parameters.any(|parameter| match parameter {
+            RefOr::T(parameter) => parameter.parameter_in == ParameterIn::Query,
+            RefOr::Ref(_) => false,
+        })
+    }
+}
+
+/// Refuses all parameters in the query.
+async fn refuse_query(query: Query, request: Request, next: Next) -> Result<Response, Problem> {
+    query.finish()?;
+    Ok(next.run(request).await)
+}
+
 impl Routes {
     /// Adds what answers the method and the path of a description. What answers GET answers HEAD with it.
     pub(super) fn add<P, H, T>(mut self, _: P, handler: H, access: Access, codes: &'static [&'static str]) -> Self
@@ -64,16 +91,20 @@ impl Routes {
                 (Method::GET, MethodFilter::GET)
             }
         };
-        let path = P::path();
-        self.router = self.router.route(&path, on(filter, handler));
-        P::schemas(&mut self.schemas);
-        self.described.push(Described {
+        let route = Described {
             method,
-            path,
+            path: P::path(),
             access,
             operation: P::operation(),
             codes,
-        });
+        };
+        let mut answers = on(filter, handler);
+        if !route.takes_any_query() && !route.reads_query() {
+            answers = answers.route_layer(middleware::from_fn(refuse_query));
+        }
+        self.router = self.router.route(&route.path, answers);
+        P::schemas(&mut self.schemas);
+        self.described.push(route);
         self
     }
 
