@@ -84,8 +84,13 @@ impl Divided {
         })
         .await;
         let (mut completed, mut failed) = (0, 0);
+        let mut ids = BTreeSet::new();
         for partition in self.store.partitions() {
             let log = self.log(partition).await;
+            for event in &log {
+                let is_new = ids.insert(event.event_id.clone());
+                assert!(is_new, "{event:?} in partition {partition}");
+            }
             let verdict = verify(&log);
             assert!(verdict.violations.is_empty(), "{:?}", verdict.violations);
             let count = |kind: &str| log.iter().filter(|event| event.event_type == kind).count() as u64;

@@ -31,11 +31,26 @@ local function emit_task(ctx, kind, id, h, head, correlation, trace, rest, cause
     '{"task_id":"' .. id .. '",' .. head .. ',"attempt":' .. digits(h[ATTEMPT]) .. ',' .. rest .. '}', trace)
 end
 
+-- What is said by a replica or an operator, who act on every partition. Each log numbers on its own, so the subject carries the
+-- number of the partition, but for the first: no two events have one id.
+local SPEAKER = {}
+
+function SPEAKER.subject(ctx, id)
+  local partition = string.match(ctx.meta, '{(%d+)}:meta$')
+  return partition == '0' and id or id .. '.' .. partition
+end
+
 -- An event of a replica about itself or its pool; a replica's own events cause themselves.
-local function emit_replica(ctx, subject, kind, rest)
-  local seq = redis.call('HINCRBY', ctx.prefix .. 'replica:' .. subject, 'seq', 1)
+function SPEAKER.tell(ctx, replica, kind, rest)
+  local subject, seq = SPEAKER.subject(ctx, replica), redis.call('HINCRBY', ctx.prefix .. 'replica:' .. replica, 'seq', 1)
   local event_id = string.format('%s/%d', subject, seq)
-  emit(ctx, kind, subject, seq, event_id, event_id, '{"replica":"' .. subject .. '",' .. rest .. '}')
+  emit(ctx, kind, subject, seq, event_id, event_id, '{"replica":"' .. replica .. '",' .. rest .. '}')
+end
+
+-- That a replica came, went or changed stands once, on the log of the first partition.
+function SPEAKER.tell_status(ctx, replica, state, workers)
+  if SPEAKER.subject(ctx, replica) ~= replica then return end
+  SPEAKER.tell(ctx, replica, 'orchestration.worker_pool.status', '"state":"' .. state .. '","workers":' .. workers)
 end
 
 -- A field of an entry; empty where it has none of this name.

@@ -54,7 +54,7 @@ local function join(keys, args)
   end
   LIMIT.say(ctx, replica, limited, most)
   if is_new and args[7] == '1' then
-    emit_replica(ctx, replica, 'orchestration.worker_pool.status', '"state":"joined","workers":' .. args[5])
+    SPEAKER.tell_status(ctx, replica, 'joined', args[5])
   end
   ring(ctx, 'joined', replica)
   follow(ctx, FOLLOW_BUDGET)

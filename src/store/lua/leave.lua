@@ -13,7 +13,7 @@ local function leave(keys, args)
     if #pending_of(stream, args[1], 1) > 0 then return { 'busy' } end
   end
   if args[2] == '1' and redis.call('HEXISTS', ctx.prefix .. 'beats', args[1]) == 1 then
-    emit_replica(ctx, args[1], 'orchestration.worker_pool.status', '"state":"left","workers":0')
+    SPEAKER.tell_status(ctx, args[1], 'left', '0')
   end
   forget_replica(ctx, args[1])
   return { 'ok' }

@@ -47,7 +47,7 @@ local function recall(keys, args)
     if newest and is_later(entry, newest[1]) then redis.call('XSETID', ctx.events, entry) end
     if found_cuts <= (is_other and 0 or cuts) then
       found_cuts = redis.call('HINCRBY', ctx.meta, 'cuts', 1)
-      emit_replica(ctx, ctx.replica, 'orchestration.history.rolled_back',
+      SPEAKER.tell(ctx, ctx.replica, 'orchestration.history.rolled_back',
         '"last_seen":"' .. entry .. '","now_at":"' .. now_at .. '"')
       announced = '1'
     end

@@ -28,10 +28,10 @@ local function report(keys, args)
     redis.call('SET', ctx.prefix .. 'figures:' .. replica, string.format('%d ', ctx.now) .. args[8], 'EX', FIGURES_S)
   end
   if known[2] and known[2] ~= workers then
-    emit_replica(ctx, replica, 'orchestration.worker_pool.status', '"state":"scaled","workers":' .. workers)
+    SPEAKER.tell_status(ctx, replica, 'scaled', workers)
   end
   if state == 'draining' and known[1] ~= state then
-    emit_replica(ctx, replica, 'orchestration.worker_pool.status', '"state":"draining","workers":' .. workers)
+    SPEAKER.tell_status(ctx, replica, 'draining', workers)
   end
   local wish = known[3] or ''
   if tonumber(string.match(wish, '^%d+') or 0) <= tonumber(args[7]) then wish = '' end

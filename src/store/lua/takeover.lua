@@ -45,7 +45,7 @@ local function takeover(keys, args)
     local announced = redis.call('HGET', ctx.prefix .. 'replica:' .. victim, 'workers')
     -- One without workers took tasks by hand and was never announced.
     if announced and announced ~= '0' then
-      emit_replica(ctx, victim, 'orchestration.worker_pool.status', '"state":"lost","workers":' .. announced)
+      SPEAKER.tell_status(ctx, victim, 'lost', announced)
     end
     done = forget_replica(ctx, victim)
   end

@@ -154,7 +154,7 @@ local function tell_trimmed(ctx)
   if events + tasks + letters == 0 or (told <= ctx.now and ctx.now - told < TELL_MS) then return end
   redis.call('HSET', ctx.meta, 'untold_events', 0, 'untold_tasks', 0, 'untold_letters', 0, 'told_ms',
     string.format('%d', ctx.now))
-  emit_replica(ctx, ctx.replica, 'orchestration.operator.action', string.format(
+  SPEAKER.tell(ctx, ctx.replica, 'orchestration.operator.action', string.format(
     '"action":"trim","target":"events","actor":"%s","reason":"retention","events":%d,"tasks":%d,"dead_letters":%d,"trimmed_to":%s',
     ctx.replica, events, tasks, letters, known[5] and '"' .. known[5] .. '"' or 'null'))
 end
