@@ -14,6 +14,7 @@ use crate::store::StoreError;
 pub enum Error {
     /// There is no such task (any more).
     #[error("there is no task `{0}`")]
+    #[doc(alias = "TaskNotFoundError")]
     TaskNotFound(String),
     /// There is no such workflow (any more).
     #[error("there is no workflow `{0}`")]
@@ -34,6 +35,7 @@ pub enum Error {
     #[error(
         "the worker pool is at max capacity: it has {workers} of {max_workers} workers, {asked} more were asked for"
     )]
+    #[doc(alias = "WorkerPoolFullError")]
     WorkerPoolFull {
         /// How many it has.
         workers: u16,
@@ -44,12 +46,14 @@ pub enum Error {
     },
     /// There is no worker that could take a task: the pool is not started, or it is stopping.
     #[error("no workers are available: none has started, or all are stopping")]
+    #[doc(alias = "NoWorkersAvailableError")]
     NoWorkersAvailable,
     /// What a worker was given to do failed.
     #[error("the task failed: {0}")]
     TaskFailed(TaskError),
     /// The queue holds as many unfinished tasks as it may; try again when some have ended.
     #[error("the queue is at capacity: {max_size} of {max_size} tasks are unfinished")]
+    #[doc(alias = "TaskQueueFullError")]
     TaskQueueFull {
         /// The limit.
         max_size: u64,
@@ -65,12 +69,14 @@ pub enum Error {
     PayloadTooLarge(Rejection),
     /// Tasks depend on each other in a ring.
     #[error("`{}` {}", cycle.first().map_or("", String::as_str), cycle_in_words(cycle))]
+    #[doc(alias = "CyclicDependencyError")]
     CyclicDependency {
         /// One such ring: each on the next, the first again at the end.
         cycle: Vec<String>,
     },
     /// A task depends on something that is not known.
     #[error("{0}")]
+    #[doc(alias = "InvalidDependencyError")]
     InvalidDependency(Rejection),
     /// A task can not be completed before what it depends on.
     #[error("`{task_id}` still depends on `{}`", waits_for.join("`, `"))]
@@ -101,6 +107,7 @@ pub enum Error {
         "saga `{saga_id}` did not complete{}; compensation: {compensation_status}",
         failed_step.as_ref().map_or(String::new(), |step| format!(": step `{step}` failed"))
     )]
+    #[doc(alias = "SagaExecutionError")]
     SagaExecution {
         /// The saga.
         saga_id: String,
@@ -114,6 +121,7 @@ pub enum Error {
     WaitTimeout(String),
     /// Every attempt of an operation failed.
     #[error("failed after {attempts} attempts: {last_error}")]
+    #[doc(alias = "MaxRetriesExceededError")]
     MaxRetriesExceeded {
         /// How many were made.
         attempts: u32,

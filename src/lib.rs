@@ -4,6 +4,56 @@
 //! All state is in Redis and every change of it is one atomic call of one function library, which also writes the
 //! lifecycle event that tells of it. Replicas are stateless: any may die at any instant.
 //!
+//! # Begin here
+//!
+//! A program that runs tasks registers functions and joins the replicas on a Redis; one that wants tasks done puts them into
+//! the queue. Here it is the same program:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use tokio_util::sync::CancellationToken;
+//! use waooaw_orchestration::{
+//!     Endpoint, Handlers, Priority, Replica, ReplicaOptions, Store, Task, TaskQueue, TaskQueueOptions,
+//! };
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let url = "redis://127.0.0.1:6379";
+//! let handlers = Handlers::new().with_async("add", |(x, y): (i64, i64), _task| async move { Ok(x + y) });
+//! let store = || Store::new(Endpoint::new(url));
+//! let stop = CancellationToken::new();
+//! let replica = Replica::new(store()?, store()?, ReplicaOptions::new(handlers), stop.clone());
+//! let running = tokio::spawn(replica.run());
+//!
+//! let queue = TaskQueue::connect(TaskQueueOptions::new(url)).await?;
+//! let task_id = queue.enqueue(Task::new("add").args([5, 3]).priority(Priority::High)).await?;
+//! let task = queue.wait(task_id, Some(Duration::from_secs(10))).await?;
+//! println!("{} {:?}", task.state, task.result); // COMPLETED, 8
+//!
+//! stop.cancel(); // runs what it has begun to its end, and hands the rest back
+//! running.await??;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | to | there is |
+//! |---|---|
+//! | put tasks in, wait for them, take them out by hand | [`TaskQueue`], [`Task`] |
+//! | run tasks | [`Handlers`] in a [`Replica`] |
+//! | run tasks that depend on each other, and wait for the end | [`WorkflowBuilder`], [`Workflows`] |
+//! | run steps that end as a whole or are undone, and wait for the end | [`SagaBuilder`], [`Sagas`] |
+//! | publish triggers and follow the log of events | [`EventBus`] |
+//! | look at what failed for good and bring it back | [`DeadLetters`] |
+//! | plan tasks that depend on each other, without Redis | [`DependencyGraph`] |
+//! | run functions on a bounded number of workers, without Redis | [`WorkerPool`] |
+//! | try any operation again by the same policies | [`RetryPolicy::execute_with_retry`] |
+//!
+//! Names are those of the Python library of the same purpose, but for a few: `TaskPriority` is [`Priority`], `TaskMetadata`
+//! [`TaskDocument`], `TaskStatistics` [`StatisticsDocument`], `RetryConfig` the [`RetryPolicy`] itself, whose presets are its
+//! constants, and each `…Error` a variant of [`Error`]. A search of these pages for the old name finds the new one.
+//!
+//! Every call that can fail says so by one enum, [`Error`], which also knows whether asking again may help.
+//!
 //! # The map
 //!
 //! Imports point to the left only, and a test keeps it so:
@@ -16,7 +66,10 @@
 //! - [`domain`]: what is true without Redis: ids, priorities, the table of states, retries, what an event looks like.
 //! - [`store`]: the only place that knows keys and commands; the functions are in `store/lua`.
 //! - [`runtime`]: the only place that spawns: reading triggers, running handlers, beating, watching.
-//! - [`service`]: configuration, logs, HTTP. [`cli`] beside it: the commands of the binary.
+//! - [`service`]: configuration, logs, HTTP. `cli` beside it: the commands of the binary.
+//!
+//! What programs need stands on this page too. The rest of the modules is public for the binary, the tests and the curious,
+//! and may change with any release.
 //!
 //! # Data flow
 //!
@@ -30,15 +83,6 @@
 //! - Finished queue entries are trimmed together up to the oldest pending one; deleting each costs more than all else.
 //! - Function arguments that tasks of a batch share are sent once: Lua hashes every string that it is given, byte by byte.
 //! - What a lost answer had handed out comes again with the next beat, as the same attempt, instead of back to the queue.
-//!
-//! # For programs
-//!
-//! [`TaskQueue`] puts tasks in and takes them out; [`EventBus`] publishes triggers and follows the log; [`Handlers`]
-//! holds the functions that a replica of one's own runs. [`RetryPolicy::execute_with_retry`] tries any operation again by
-//! the same policies. [`WorkflowBuilder`] and [`Workflows`] start tasks that depend on each other, [`SagaBuilder`] and
-//! [`Sagas`] tasks that end as a whole or are undone; both wait for the end.
-//! [`DeadLetters`] lists what failed for good and brings it back;
-//! [`WorkerPool`] runs functions without any Redis; [`DependencyGraph`] plans tasks that depend on each other.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -52,35 +96,47 @@ pub mod runtime;
 pub mod service;
 pub mod store;
 
-pub use domain::dead_letter::{DeadLetterId, DeadLetterKind};
-pub use domain::event::{Event, Pattern};
-pub use domain::graph::{DependencyGraph, ExecutionPlan, GraphError, GraphStatistics, TaskNode};
-pub use domain::id::TaskId;
-pub use domain::priority::Priority;
-pub use domain::retry::{RetryPolicy, RetryStrategy};
-pub use domain::saga_state::{CompensationStatus, SagaState, StepState};
-pub use domain::state::TaskState;
-pub use domain::worker::WorkerState;
-pub use domain::workflow::FailurePolicy;
-pub use domain::workflow_state::WorkflowState;
+#[doc(inline)]
+pub use domain::{
+    dead_letter::{DeadLetterId, DeadLetterKind},
+    event::{Event, Pattern},
+    graph::{DependencyGraph, ExecutionPlan, GraphError, GraphStatistics, TaskNode},
+    id::{Name, QueueName, TaskId},
+    priority::Priority,
+    rejection::{Reason, Rejection},
+    retry::{RetryPolicy, RetryStrategy},
+    saga_state::{CompensationStatus, SagaState, StepState},
+    state::TaskState,
+    worker::WorkerState,
+    workflow::FailurePolicy,
+    workflow_state::WorkflowState,
+};
 pub use error::Error;
-pub use runtime::bus::{EventBus, NewEvent, Subscription};
-pub use runtime::dead_letters::{DeadLetterPage, DeadLetters, Requeued, Sweep};
-pub use runtime::handler::{Handler, Handlers, TaskContext, TaskError};
-pub use runtime::pool::{AsyncFunction, BlockingFunction, WorkerMetrics, WorkerPool, WorkerPoolMetrics};
-pub use runtime::queue::{TaskQueue, TaskQueueOptions};
-pub use runtime::replica::{Replica, ReplicaHandle, ReplicaOptions};
-pub use runtime::retrying::RetryContext;
-pub use runtime::saga_builder::{Saga, SagaBuilder, SagaStep};
-pub use runtime::saga_execution::{SagaExecution, StepExecution};
-pub use runtime::sagas::Sagas;
-pub use runtime::task::Task;
-pub use runtime::workflow_builder::{Workflow, WorkflowBuilder};
-pub use runtime::workflow_execution::WorkflowExecution;
-pub use runtime::workflows::Workflows;
-pub use store::dead_letters::Operator;
-pub use store::letter::DeadLetterDocument;
-pub use store::letter_listing::DeadLetterQuery;
-pub use store::operate::{Limits, Scaling};
-pub use store::upkeep::Retention;
-pub use store::{Endpoint, Store, StoreError};
+#[doc(inline)]
+pub use runtime::{
+    bus::{EventBus, NewEvent, Subscription},
+    dead_letters::{DeadLetterPage, DeadLetters, Requeued, Sweep},
+    defaults::HandlerDefaults,
+    handler::{Handler, HandlerFuture, HandlerResult, Handlers, TaskContext, TaskError},
+    pool::{AsyncFunction, BlockingFunction, WorkerMetrics, WorkerPool, WorkerPoolMetrics},
+    queue::{TaskQueue, TaskQueueOptions},
+    replica::{Readiness, Replica, ReplicaHandle, ReplicaOptions},
+    retrying::RetryContext,
+    saga_builder::{Saga, SagaBuilder, SagaStep},
+    saga_execution::{SagaExecution, StepExecution},
+    sagas::Sagas,
+    task::Task,
+    workflow_builder::{Workflow, WorkflowBuilder},
+    workflow_execution::WorkflowExecution,
+    workflows::Workflows,
+};
+#[doc(inline)]
+pub use store::{
+    Endpoint, Store, StoreError,
+    dead_letters::Operator,
+    document::{QueueDocument, StatisticsDocument, TaskDocument, WorkerPoolDocument},
+    letter::DeadLetterDocument,
+    letter_listing::DeadLetterQuery,
+    operate::{Limits, Scaling},
+    upkeep::Retention,
+};

@@ -6,6 +6,7 @@ use std::str::FromStr;
 /// How urgent a task is. The order of the variants is the order of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, utoipa::ToSchema)]
 #[schema(rename_all = "UPPERCASE")]
+#[doc(alias = "TaskPriority")]
 pub enum Priority {
     /// Served first.
     High,

@@ -42,6 +42,7 @@ impl<'de> Deserialize<'de> for RetryStrategy {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(from = "GivenPolicy")]
 #[non_exhaustive]
+#[doc(alias = "RetryConfig")]
 pub struct RetryPolicy {
     /// Extra attempts after the first.
     pub max_retries: u32,
@@ -108,12 +109,16 @@ pub struct InvalidPolicy {
 
 impl RetryPolicy {
     /// Five retries, 0.5 s doubling up to 30 s: for operations that must go through.
+    #[doc(alias = "RETRY_POLICY_AGGRESSIVE")]
     pub const AGGRESSIVE: Self = Self::preset(5, 0.5, 30.0, 2.0);
     /// Three retries, 1 s doubling up to 60 s: the default.
+    #[doc(alias = "RETRY_POLICY_STANDARD")]
     pub const STANDARD: Self = Self::preset(3, 1.0, 60.0, 2.0);
     /// Two retries, 2 s tripling up to 120 s: for targets that need rest.
+    #[doc(alias = "RETRY_POLICY_CONSERVATIVE")]
     pub const CONSERVATIVE: Self = Self::preset(2, 2.0, 120.0, 3.0);
     /// Three retries, 0.1 s growing by half up to 5 s: when time matters more than success.
+    #[doc(alias = "RETRY_POLICY_QUICK")]
     pub const QUICK: Self = Self::preset(3, 0.1, 5.0, 1.5);
 
     /// The longest delay that any policy may ask for, in seconds: a year.

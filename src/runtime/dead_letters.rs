@@ -43,9 +43,10 @@ impl Operator {
 
 /// A page of dead letters.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct DeadLetterPage {
+    /// The dead letters, in order.
     pub items: Vec<DeadLetterDocument>,
+    /// Where the next page begins; null after the last.
     pub next_cursor: Option<String>,
 }
 

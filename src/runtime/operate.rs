@@ -256,20 +256,28 @@ pub async fn set_limits(
 /// A worker as it is right now.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 #[schema(as = Worker)]
-#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 #[non_exhaustive]
 pub struct WorkerDocument {
+    /// Its name: `<replica>/<slot>`.
     pub worker_id: String,
+    /// The replica that it belongs to.
     pub replica: String,
+    /// What it does.
     #[schema(value_type = WorkerState)]
     pub state: &'static str,
+    /// The task that it runs.
     pub current_task_id: Option<String>,
+    /// Tasks that it completed.
     pub tasks_completed: u64,
+    /// Attempts that failed in it.
     pub tasks_failed: u64,
+    /// How long an attempt took on average; null before the first.
     pub average_duration_seconds: Option<f64>,
     /// Which part of its tasks failed, from 0 to 1.
     pub error_rate: f64,
+    /// Which part of its time it was busy, from 0 to 100.
     pub utilization_percentage: f64,
+    /// How long it has been there.
     pub uptime_seconds: f64,
 }
 

@@ -332,6 +332,31 @@ impl TaskQueue {
         request::task_document(&self.inner.store, task).await
     }
 
+    /// Waits until a task has ended, whoever runs it; the task as it is then, however it ended. Without `timeout` it waits for
+    /// as long as that takes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WaitTimeout`] when it has not ended within `timeout`; [`Error::TaskNotFound`], also when it is forgotten
+    /// meanwhile; [`Error::RedisUnavailable`] when Redis is away at the beginning or for longer than half a minute.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the call changes nothing; the task goes on.
+    pub async fn wait(&self, task: TaskId, timeout: Option<Duration>) -> Result<TaskDocument, Error> {
+        let deadline = timeout.map(|timeout| tokio::time::Instant::now() + timeout);
+        let (document, is_over) = request::wait_until_over(&self.inner.store, task, deadline).await?;
+        if is_over {
+            return Ok(document);
+        }
+        let seconds = timeout.unwrap_or_default().as_secs_f64();
+        let message = format!(
+            "task `{task}` is {} after {seconds} s of waiting, and goes on",
+            document.state
+        );
+        Err(Error::WaitTimeout(message))
+    }
+
     /// All tasks of a workflow, in order of creation.
     ///
     /// # Errors

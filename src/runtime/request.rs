@@ -490,9 +490,10 @@ async fn pause(
 
 /// A page of tasks.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct TaskPage {
+    /// The tasks, in order.
     pub items: Vec<TaskDocument>,
+    /// Where the next page begins; null after the last.
     pub next_cursor: Option<String>,
     /// Tasks that the page would have and whose records are damaged. Left out where there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]

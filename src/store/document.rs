@@ -24,48 +24,79 @@ pub fn timestamp(ms: i64) -> String {
 /// A task.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 #[schema(as = Task)]
-#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
+#[doc(alias = "TaskMetadata")]
 pub struct TaskDocument {
+    /// Its id.
     pub task_id: String,
+    /// The caller's own name for it, unique in its workflow.
     pub key: Option<String>,
+    /// What it runs: the name of a handler.
     pub name: String,
+    /// The queue that it waits in.
     pub queue: String,
+    /// How urgent it is.
     #[schema(value_type = Priority)]
     pub priority: &'static str,
+    /// Where it is in its life.
     #[schema(value_type = TaskState)]
     pub state: &'static str,
+    /// Positional arguments, JSON as it came.
     #[schema(value_type = Vec<serde_json::Value>)]
     pub args: Box<RawValue>,
+    /// Named arguments, JSON as it came.
     #[schema(value_type = Object)]
     pub kwargs: Box<RawValue>,
+    /// The results of what it depends on, by key; null where there is none.
     #[schema(value_type = Object)]
     pub inputs: Box<RawValue>,
+    /// The agent that carries it out.
     pub agent_id: Option<String>,
+    /// The workflow that it belongs to.
     pub workflow_id: Option<String>,
+    /// Keys or ids of what it depends on, as they were given.
     pub dependencies: Vec<String>,
+    /// The ids of those among them that it still waits for.
     pub blocked_by: Vec<String>,
+    /// The task that asked for it.
     pub parent_task_id: Option<String>,
+    /// The caller's texts under names.
     #[schema(value_type = Object)]
     pub tags: Box<RawValue>,
+    /// The caller's free-form data.
     #[schema(value_type = Object)]
     pub metadata: Box<RawValue>,
+    /// How many attempts have started, over all its lives.
     pub attempt: u32,
+    /// How many retries of this life were used.
     pub retry_count: u32,
+    /// How many attempts may follow the first of a life.
     pub max_retries: u32,
+    /// The longest that an attempt may run; without limit when null.
     pub timeout_seconds: Option<f64>,
+    /// When it was accepted.
     pub created_at: String,
+    /// When it was to start, where it was delayed; while it waits for a retry, when that is due.
     pub run_at: Option<String>,
+    /// When its last attempt started.
     pub started_at: Option<String>,
+    /// When it ended.
     pub completed_at: Option<String>,
+    /// How long its last attempt took, once it has ended.
     pub duration_ms: Option<i64>,
+    /// Who ran or runs the last attempt: `<replica>/<slot>` or `agent:<id>`.
     pub worker_id: Option<String>,
+    /// What its handler or agent last said of its progress.
     #[schema(value_type = serde_json::Value, required = true)]
     pub progress: Option<Box<RawValue>>,
+    /// What it came to, once it has completed.
     #[schema(value_type = serde_json::Value, required = true)]
     pub result: Option<Box<RawValue>>,
+    /// Why it did not complete, or why its last attempt failed.
     #[schema(value_type = Option<TaskErrorDocument>)]
     pub error: Option<Box<RawValue>>,
+    /// The event that asked for it.
     pub trigger_event_id: String,
+    /// The chain of events that it belongs to.
     pub correlation_id: String,
 }
 
@@ -194,28 +225,37 @@ impl TaskDocument {
 /// Where tasks wait and run in one queue.
 #[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
 #[schema(as = QueueFigures)]
-#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct QueueDocument {
+    /// Tasks that wait, also those that are delayed or blocked.
     pub pending_count: u64,
+    /// Tasks that run.
     pub running_count: u64,
+    /// Those that wait, by priority.
     pub by_priority: BTreeMap<&'static str, u64>,
 }
 
 /// The workers of all live replicas.
 #[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
 #[schema(as = WorkerPool)]
-#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct WorkerPoolDocument {
+    /// Workers that run a task.
     pub active_workers: u64,
+    /// Workers that are free.
     pub idle_workers: u64,
     /// Neither active nor idle: a blocking function of an attempt that is over goes on. Left out where there are none.
     #[serde(skip_serializing_if = "is_zero")]
     pub detached_workers: u64,
+    /// The most workers that they run.
     pub max_workers: u64,
+    /// Which part of them is active, from 0 to 100.
     pub utilization_percentage: f64,
+    /// Tasks that they completed, since their replicas started.
     pub tasks_completed: u64,
+    /// Attempts that failed in them.
     pub tasks_failed: u64,
+    /// How long an attempt took on average; null before the first.
     pub average_duration_seconds: Option<f64>,
+    /// Tasks that they ended in the last 60 s.
     pub throughput_per_minute: u64,
 }
 
@@ -228,23 +268,39 @@ const fn is_zero(count: &u64) -> bool {
 /// requeued and completed counts once as failed and once as completed, and `total_count` counts lives.
 #[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
 #[schema(as = Stats)]
-#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
+#[doc(alias = "TaskStatistics")]
 pub struct StatisticsDocument {
+    /// Tasks that wait, also those that are delayed or blocked.
     pub pending_count: u64,
+    /// Tasks that a worker or an agent holds.
     pub running_count: u64,
+    /// Lives that ended with a result.
     pub completed_count: u64,
+    /// Lives that ended with an error.
     pub failed_count: u64,
+    /// Lives whose last attempt ran out of time.
     pub timeout_count: u64,
+    /// Lives that were cancelled.
     pub cancelled_count: u64,
+    /// All lives, ended or not.
     pub total_count: u64,
+    /// Those that wait, by priority.
     pub by_priority: BTreeMap<&'static str, u64>,
+    /// By queue.
     pub by_queue: BTreeMap<String, QueueDocument>,
+    /// How long a completed task took on average, from its last start to its end; null before the first.
     pub average_duration_seconds: Option<f64>,
+    /// Since when the one that waits longest does.
     pub oldest_pending_at: Option<String>,
+    /// Tasks that ended in the last 60 s.
     pub throughput_per_minute: u64,
+    /// How many tasks may be unfinished; 0 is no limit.
     pub max_size: u64,
+    /// How many tasks may run; 0 is no limit.
     pub max_running: u64,
+    /// Dead letters that are kept.
     pub dead_letter_count: u64,
+    /// The workers of all live replicas.
     pub worker_pool: WorkerPoolDocument,
     /// Streams of tasks under whose keys something else stands; not part of the document.
     #[serde(skip)]

@@ -29,13 +29,17 @@ pub struct Letter {
 /// A dead letter.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 #[schema(as = DeadLetter)]
-#[allow(missing_docs, reason = "the fields are those of the contract, by the same names")]
 pub struct DeadLetterDocument {
+    /// Its id.
     pub dead_letter_id: String,
+    /// What failed.
     #[schema(value_type = crate::domain::dead_letter::DeadLetterKind)]
     pub kind: String,
+    /// The task; null for a trigger that became none.
     pub task_id: Option<String>,
+    /// What the task runs.
     pub task_name: Option<String>,
+    /// Why it is here, as a code: how the task ended, or why the trigger was refused.
     pub reason: String,
     /// `{type, message}`, and for a trigger each of its `errors`.
     #[schema(value_type = crate::store::document::TaskErrorDocument)]
@@ -46,7 +50,9 @@ pub struct DeadLetterDocument {
     /// What was asked for: of a task in the words of `task.trigger`, of a trigger the fields of its entry.
     #[schema(value_type = Object)]
     pub original: Box<RawValue>,
+    /// When it came here.
     pub dead_lettered_at: String,
+    /// The chain of events that it belongs to.
     pub correlation_id: String,
 }
 

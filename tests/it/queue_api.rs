@@ -65,6 +65,30 @@ async fn a_task_goes_in_and_comes_out_as_it_was_put_in() {
 }
 
 #[tokio::test]
+async fn whoever_knows_a_task_can_wait_for_its_end() {
+    let redis = TestRedis::start().await;
+    let (queue, other) = (redis.queue().await, redis.queue().await);
+    let id = queue.enqueue(Task::new("add").args([5, 3])).await.unwrap();
+
+    let late = queue.wait(id, Some(Duration::from_millis(100))).await.unwrap_err();
+    assert!(matches!(late, Error::WaitTimeout(_)), "{late:?}");
+    assert!(late.to_string().contains(" is PENDING after 0.1 s"), "{late}");
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.wait(id, None).await }
+    });
+    other.dequeue(Duration::from_secs(5)).await.unwrap().unwrap();
+    other.complete_task(id, &8).await.unwrap();
+
+    let done = waiting.await.unwrap().unwrap();
+    assert_eq!((done.state, done.result.unwrap().get()), ("COMPLETED", "8"));
+    assert_eq!(queue.wait(id, None).await.unwrap().state, "COMPLETED");
+    let unknown = TaskId::derive("nobody", "nothing", None, None, 1);
+    assert!(matches!(queue.wait(unknown, None).await, Err(Error::TaskNotFound(_))));
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
 async fn a_task_has_the_options_that_a_trigger_has() {
     let redis = TestRedis::start().await;
     let queue = redis.queue().await;
