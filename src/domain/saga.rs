@@ -14,7 +14,7 @@ use super::rejection::{Reason, Rejection};
 use super::retry::RetryPolicy;
 use super::task_fields::{read_names, read_retry, read_timeout};
 use super::trigger::{TaskTrigger, literal, read};
-use super::workflow::{check_depth, in_order, read_list, read_name};
+use super::workflow::{check_bounds, in_order, read_list, read_name};
 
 /// A saga that is asked for.
 #[derive(Debug, Clone)]
@@ -86,7 +86,7 @@ impl SagaTrigger {
     /// # Errors
     /// [`Rejection`] with every problem, as for the event.
     pub fn parse(payload: &str) -> Result<Self, Rejection> {
-        check_depth(payload)?;
+        check_bounds(payload)?;
         read(payload, &SAGA_FIELDS, Self::read)
     }
 
@@ -256,6 +256,17 @@ mod tests {
         SagaTrigger::parse(&format!(r#"{{"steps":[{steps}]}}"#))
             .unwrap_err()
             .to_string()
+    }
+
+    #[test]
+    fn what_no_event_could_hold_is_refused() {
+        let large = format!(r#"{{"name":"a","action":"work","args":["{}"]}}"#, "x".repeat(1 << 20));
+
+        assert!(
+            refused(&large).starts_with("too_large: `payload` has 1048"),
+            "{}",
+            refused(&large)
+        );
     }
 
     #[test]

@@ -140,7 +140,7 @@ impl WorkflowTrigger {
     /// # Errors
     /// [`Rejection`] with every problem, as for the event.
     pub fn parse(payload: &str) -> Result<Self, Rejection> {
-        check_depth(payload)?;
+        check_bounds(payload)?;
         read(payload, &WORKFLOW_FIELDS, Self::read)
     }
 
@@ -217,8 +217,12 @@ impl WorkflowTask {
     }
 }
 
-/// Refuses what is nested deeper than an event may be. For payloads that do not come in an envelope.
-pub(super) fn check_depth(payload: &str) -> Result<(), Rejection> {
+/// Refuses what is larger or nested deeper than an event may be. For payloads that do not come in an envelope.
+pub(super) fn check_bounds(payload: &str) -> Result<(), Rejection> {
+    if payload.len() > Envelope::MAX_BYTES {
+        let message = format!("has {} bytes, must have at most {}", payload.len(), Envelope::MAX_BYTES);
+        return Err(Rejection::new(Reason::TooLarge, Some("payload"), message));
+    }
     if is_deeper_than(payload.as_bytes(), Envelope::MAX_DEPTH) {
         let message = format!("is nested deeper than {} levels", Envelope::MAX_DEPTH);
         return Err(Rejection::new(Reason::TooDeep, Some("payload"), message));
@@ -464,6 +468,12 @@ mod tests {
         assert!(refused(&format!(r#"{{"name":"{}","tasks":[]}}"#, "x".repeat(257))).contains("`name` has 257 bytes"));
         let deep = format!(r#"{{"tasks":{}{}}}"#, "[".repeat(64), "]".repeat(64));
         assert_eq!(refused(&deep), "too_deep: `payload` is nested deeper than 64 levels");
+        let large = format!(r#"{{"tasks":[{{"task_id":"a","args":["{}"]}}]}}"#, "x".repeat(1 << 20));
+        let told = format!(
+            "too_large: `payload` has {} bytes, must have at most 1048576",
+            large.len()
+        );
+        assert_eq!(refused(&large), told);
     }
 
     #[test]

@@ -99,6 +99,11 @@ async fn what_is_no_workflow_is_bad_usage_and_named() {
         ("tasks: []", "InvalidField", "`tasks` is empty"),
         ("tasks: [{task_id: a, colour: blue}]", "InvalidField", "tasks[0].colour"),
         ("tasks: [", "InvalidField", "is not YAML"),
+        (
+            &format!("tasks: [{{task_id: a, args: [{}]}}]", "x".repeat(1 << 20)),
+            "PayloadTooLarge",
+            "`payload` has",
+        ),
     ] {
         let ran = plan("bad.yaml", content)
             .set("WAOOAW_OUTPUT", "json")
