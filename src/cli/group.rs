@@ -91,12 +91,6 @@ pub(super) fn print_started(context: &Context, id_field: &'static str, started: 
     ])
 }
 
-/// An id as it was typed.
-pub(super) fn read_id(field: &str, text: &str) -> Result<Name, Failure> {
-    text.parse()
-        .map_err(|problem| Failure::usage(&format!("`{field}`: {problem}")).named("InvalidField"))
-}
-
 /// A name as people read it; it is kept as the JSON that it came as.
 pub(super) fn shown_name(name: &RawValue) -> Option<String> {
     serde_json::from_str::<Option<String>>(name.get()).unwrap_or_else(|_| Some(name.get().to_owned()))

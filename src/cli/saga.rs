@@ -13,7 +13,7 @@ use super::{group, output};
 use crate::domain::id::Name;
 use crate::domain::saga_state::{SagaState, StepState};
 use crate::domain::trigger::SAGA_START;
-use crate::runtime::group::{cancel_saga, resume_saga};
+use crate::runtime::group::{cancel_saga, resume_saga, saga_id};
 use crate::runtime::request;
 use crate::runtime::saga_execution::{SagaExecution, StepExecution, saga_execution};
 use crate::store::Store;
@@ -73,18 +73,17 @@ Example:
 
 /// Does what is asked.
 pub(super) async fn run(context: &Context, command: SagaCommand) -> Result<(), Failure> {
-    let read = |id: &str| group::read_id("saga_id", id);
     match command {
         SagaCommand::Start(args) => start(context, &args).await,
-        SagaCommand::Show { id } => show(context, &context.store().await?, &read(&id)?).await,
+        SagaCommand::Show { id } => show(context, &context.store().await?, &saga_id(&id)?).await,
         SagaCommand::Cancel { id, reason, yes } => {
-            let (store, id) = (context.store().await?, read(&id)?);
+            let (store, id) = (context.store().await?, saga_id(&id)?);
             confirm_on_terminal(&format!("let saga `{id}` go back?"), yes)?;
             cancel_saga(&store, request::new_actor(), &id, reason.as_deref()).await?;
             show(context, &store, &id).await
         }
         SagaCommand::Resume { id, actor } => {
-            let (store, id) = (context.store().await?, read(&id)?);
+            let (store, id) = (context.store().await?, saga_id(&id)?);
             let who = actor.unwrap_or_else(|| context.user());
             resume_saga(&store, request::new_actor(), &id, &who).await?;
             show(context, &store, &id).await

@@ -17,7 +17,7 @@ use crate::domain::trigger::WORKFLOW_START;
 use crate::domain::workflow::WorkflowTrigger;
 use crate::domain::workflow_state::WorkflowState;
 use crate::error::Error;
-use crate::runtime::group::{records, stop_workflow};
+use crate::runtime::group::{records, stop_workflow, workflow_id};
 use crate::runtime::request;
 use crate::runtime::workflow_execution::{WorkflowExecution, label, workflow_execution};
 use crate::store::Store;
@@ -86,10 +86,11 @@ pub(super) async fn run(context: &Context, command: WorkflowCommand) -> Result<(
     match command {
         WorkflowCommand::Start(args) => start(context, &args).await,
         WorkflowCommand::Show { id } => {
-            show(context, &context.store().await?, &group::read_id("workflow_id", &id)?).await
+            let id = workflow_id(&id)?;
+            show(context, &context.store().await?, &id).await
         }
         WorkflowCommand::Stop { id, reason, yes } => {
-            let id = group::read_id("workflow_id", &id)?;
+            let id = workflow_id(&id)?;
             confirm_on_terminal(&format!("cancel all that has not ended of workflow `{id}`?"), yes)?;
             stop(context, &id, reason.as_deref()).await
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::defaults::{Defaults, Origin};
 use super::inherit::inherit;
-use crate::domain::id::{Name, ReplicaId, TaskId};
+use crate::domain::id::{Name, ReplicaId, TaskId, shortened};
 use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::saga::SagaTrigger;
 use crate::domain::trigger::TaskTrigger;
@@ -17,6 +17,24 @@ use crate::store::functions::{Appetite, Asker};
 use crate::store::groups::{GroupKind, Member, NewGroup, Staged, Stopped};
 use crate::store::record::{Flags, NewTask, Record};
 use crate::store::{Store, StoreError};
+
+/// The workflow that somebody means. What can be no id of one names none.
+///
+/// # Errors
+///
+/// [`Error::WorkflowNotFound`].
+pub fn workflow_id(text: &str) -> Result<Name, Error> {
+    text.parse().map_err(|_| Error::WorkflowNotFound(shortened(text)))
+}
+
+/// The saga that somebody means. What can be no id of one names none.
+///
+/// # Errors
+///
+/// [`Error::SagaNotFound`].
+pub fn saga_id(text: &str) -> Result<Name, Error> {
+    text.parse().map_err(|_| Error::SagaNotFound(shortened(text)))
+}
 
 /// The id of a group that is not named: derived from what asked for it.
 fn group_id(given: Option<Name>, origin: &Origin<'_>) -> Name {

@@ -8,7 +8,6 @@ use super::group;
 use super::group_client::{GroupClient, waited_in_vain};
 use super::saga_builder::Saga;
 use super::saga_execution::{SagaExecution, saga_execution};
-use crate::domain::id::{Name, shortened};
 use crate::error::Error;
 use crate::store::Store;
 use crate::store::groups::GroupKind;
@@ -60,7 +59,7 @@ impl Sagas {
     ///
     /// Dropping the call changes nothing; the saga goes on.
     pub async fn wait(&self, saga_id: &str, timeout: Option<Duration>) -> Result<SagaExecution, Error> {
-        let id = read_id(saga_id)?;
+        let id = group::saga_id(saga_id)?;
         let is_over = self.client.wait(GroupKind::Saga, &id, timeout).await?;
         let Some(is_over) = is_over else {
             return Err(Error::SagaNotFound(id.to_string()));
@@ -78,7 +77,7 @@ impl Sagas {
     ///
     /// [`Error::SagaNotFound`], [`Error::RedisUnavailable`].
     pub async fn get(&self, saga_id: &str) -> Result<SagaExecution, Error> {
-        let id = read_id(saga_id)?;
+        let id = group::saga_id(saga_id)?;
         saga_execution(self.client.store().await?, &id).await
     }
 
@@ -89,7 +88,7 @@ impl Sagas {
     /// [`Error::SagaNotFound`], [`Error::InvalidTransition`] when it has ended or is behind its pivot,
     /// [`Error::RedisUnavailable`].
     pub async fn cancel(&self, saga_id: &str, reason: Option<&str>) -> Result<(), Error> {
-        let id = read_id(saga_id)?;
+        let id = group::saga_id(saga_id)?;
         group::cancel_saga(self.client.store().await?, self.client.actor, &id, reason).await
     }
 
@@ -100,12 +99,7 @@ impl Sagas {
     ///
     /// [`Error::SagaNotFound`], [`Error::InvalidTransition`] when there is nothing to resume, [`Error::RedisUnavailable`].
     pub async fn resume(&self, saga_id: &str, who: &str) -> Result<(), Error> {
-        let id = read_id(saga_id)?;
+        let id = group::saga_id(saga_id)?;
         group::resume_saga(self.client.store().await?, self.client.actor, &id, who).await
     }
-}
-
-/// What is no id of a saga names none.
-fn read_id(text: &str) -> Result<Name, Error> {
-    text.parse().map_err(|_| Error::SagaNotFound(shortened(text)))
 }

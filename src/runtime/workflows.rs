@@ -9,7 +9,6 @@ use super::group_client::{GroupClient, waited_in_vain};
 use super::request::workflow_tasks;
 use super::workflow_builder::Workflow;
 use super::workflow_execution::{WorkflowExecution, workflow_execution};
-use crate::domain::id::{Name, shortened};
 use crate::error::Error;
 use crate::store::Store;
 use crate::store::document::TaskDocument;
@@ -64,7 +63,7 @@ impl Workflows {
     ///
     /// Dropping the call changes nothing; the workflow goes on.
     pub async fn wait(&self, workflow_id: &str, timeout: Option<Duration>) -> Result<WorkflowExecution, Error> {
-        let id = read_id(workflow_id)?;
+        let id = group::workflow_id(workflow_id)?;
         let is_over = self.client.wait(GroupKind::Workflow, &id, timeout).await?;
         let Some(is_over) = is_over else {
             return Err(Error::WorkflowNotFound(id.to_string()));
@@ -82,7 +81,7 @@ impl Workflows {
     ///
     /// [`Error::WorkflowNotFound`], [`Error::RedisUnavailable`].
     pub async fn get(&self, workflow_id: &str) -> Result<WorkflowExecution, Error> {
-        workflow_execution(self.client.store().await?, &read_id(workflow_id)?).await
+        workflow_execution(self.client.store().await?, &group::workflow_id(workflow_id)?).await
     }
 
     /// All its tasks with their results, in order of creation; none of a workflow that does not exist.
@@ -91,7 +90,7 @@ impl Workflows {
     ///
     /// [`Error::RedisUnavailable`].
     pub async fn tasks(&self, workflow_id: &str) -> Result<Vec<TaskDocument>, Error> {
-        workflow_tasks(self.client.store().await?, &read_id(workflow_id)?).await
+        workflow_tasks(self.client.store().await?, &group::workflow_id(workflow_id)?).await
     }
 
     /// Cancels everything of a workflow that has not ended; `reason` is the caller's own words, for the log. What runs ends a
@@ -101,16 +100,11 @@ impl Workflows {
     ///
     /// [`Error::WorkflowNotFound`], [`Error::InvalidTransition`] when it has ended, [`Error::RedisUnavailable`].
     pub async fn stop(&self, workflow_id: &str, reason: Option<&str>) -> Result<(), Error> {
-        let id = read_id(workflow_id)?;
+        let id = group::workflow_id(workflow_id)?;
         let store = self.client.store().await?;
         if group::stop_workflow(store, self.client.actor, &id, reason).await? {
             return Ok(());
         }
         Err(Error::InvalidTransition(format!("workflow `{id}` has ended")))
     }
-}
-
-/// What is no id of a workflow names none.
-fn read_id(text: &str) -> Result<Name, Error> {
-    text.parse().map_err(|_| Error::WorkflowNotFound(shortened(text)))
 }

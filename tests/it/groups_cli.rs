@@ -124,7 +124,10 @@ async fn what_is_no_workflow_or_saga_is_refused_and_what_is_not_there_is_not_fou
         (vec!["saga", "show", "none"], 4, "none"),
         (vec!["saga", "cancel", "none"], 4, "none"),
         (vec!["saga", "resume", "none"], 4, "none"),
-        (vec!["saga", "show", "a b"], 2, "saga_id"),
+        (vec!["saga", "show", "a b"], 4, "a b"),
+        (vec!["saga", "resume", "a b"], 4, "a b"),
+        (vec!["workflow", "show", "a b"], 4, "a b"),
+        (vec!["workflow", "stop", "a b", "--yes"], 4, "a b"),
     ] {
         let ended = Cli::on(&redis, &words).run().await.expect(code);
         assert!(ended.err.contains(said), "{words:?}: {ended:?}");

@@ -11,7 +11,6 @@ use super::problem::Problem;
 use super::request::{Fields, Id, JsonText, Query};
 use super::routes::Routes;
 use crate::domain::graph::ExecutionPlan;
-use crate::domain::id::{Name, shortened};
 use crate::domain::state::TaskState;
 use crate::domain::workflow::WorkflowTrigger;
 use crate::error::Error;
@@ -34,17 +33,6 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .add(__path_resume, resume, admin, &["SagaNotFound", "InvalidTransition"])
 }
 
-/// What is no id of a workflow names none.
-fn workflow_id(text: &str) -> Result<Name, Problem> {
-    text.parse()
-        .map_err(|_| Error::WorkflowNotFound(shortened(text)).into())
-}
-
-/// What is no id of a saga names none.
-fn saga_id(text: &str) -> Result<Name, Problem> {
-    text.parse().map_err(|_| Error::SagaNotFound(shortened(text)).into())
-}
-
 /// In what order the tasks of a workflow would run.
 ///
 /// The body is the payload of `orchestration.workflow.start`. Nothing is started, and handlers are not looked at.
@@ -59,7 +47,7 @@ async fn plan(JsonText(body): JsonText) -> Result<Json<ExecutionPlan>, Problem> 
     params(("id" = String, Path, description = "The workflow")),
     responses((status = 200, body = WorkflowExecution, description = "The workflow")))]
 async fn workflow(State(api): State<Api>, Id(id): Id) -> Result<Json<WorkflowExecution>, Problem> {
-    Ok(Json(workflow_execution(api.store(), &workflow_id(&id)?).await?))
+    Ok(Json(workflow_execution(api.store(), &group::workflow_id(&id)?).await?))
 }
 
 /// The tasks of a workflow, by creation.
@@ -71,7 +59,7 @@ async fn workflow(State(api): State<Api>, Id(id): Id) -> Result<Json<WorkflowExe
     responses((status = 200, body = TaskPage, description = "A page")))]
 async fn tasks(State(api): State<Api>, Id(id): Id, mut query: Query) -> Result<Json<TaskPage>, Problem> {
     let mut wanted = TaskQuery::all(query.limit());
-    let id = workflow_id(&id)?;
+    let id = group::workflow_id(&id)?;
     wanted.workflow = Some(id.clone());
     wanted.state = query.parsed("state");
     let cursor = query.text("cursor");
@@ -93,7 +81,7 @@ async fn stop(
     Id(id): Id,
     Fields(body): Fields<Reason>,
 ) -> Result<Json<WorkflowExecution>, Problem> {
-    let id = workflow_id(&id)?;
+    let id = group::workflow_id(&id)?;
     let reason = body.checked()?;
     if !group::stop_workflow(api.store(), api.0.actor, &id, reason.as_deref()).await? {
         let state = workflow_execution(api.store(), &id).await?.state;
@@ -107,7 +95,7 @@ async fn stop(
     params(("id" = String, Path, description = "The saga")),
     responses((status = 200, body = SagaExecution, description = "The saga")))]
 async fn saga(State(api): State<Api>, Id(id): Id) -> Result<Json<SagaExecution>, Problem> {
-    Ok(Json(saga_execution(api.store(), &saga_id(&id)?).await?))
+    Ok(Json(saga_execution(api.store(), &group::saga_id(&id)?).await?))
 }
 
 /// Lets a saga go back; answers the saga.
@@ -119,7 +107,7 @@ async fn cancel(
     Id(id): Id,
     Fields(body): Fields<Reason>,
 ) -> Result<Json<SagaExecution>, Problem> {
-    let id = saga_id(&id)?;
+    let id = group::saga_id(&id)?;
     let reason = body.checked()?;
     group::cancel_saga(api.store(), api.0.actor, &id, reason.as_deref()).await?;
     Ok(Json(saga_execution(api.store(), &id).await?))
@@ -135,7 +123,7 @@ async fn resume(
     Id(id): Id,
     Fields(body): Fields<By>,
 ) -> Result<Json<SagaExecution>, Problem> {
-    let id = saga_id(&id)?;
+    let id = group::saga_id(&id)?;
     let operator = body.operator(caller)?;
     group::resume_saga(api.store(), operator.id, &id, &operator.actor).await?;
     Ok(Json(saga_execution(api.store(), &id).await?))
