@@ -1,5 +1,10 @@
 //! One replica: joins, runs its loops, drains, leaves; and joins anew when it finds itself fenced.
 
+mod handle;
+mod leaving;
+mod membership;
+mod options;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,11 +16,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+pub use handle::{Readiness, ReplicaHandle, WorkerCount};
+use leaving::{GOODBYE_PATIENCE, abandon, drain, give_back_inbound};
+pub(super) use membership::Membership;
+pub use options::ReplicaOptions;
+
 use super::backoff::Waits;
-use super::circuits::{self, Circuits, OpenCircuit};
+use super::circuits::{self, Circuits};
 use super::defaults::Defaults;
 use super::detached::{self, Detached};
-use super::handler::{Handlers, TaskContext};
 use super::holdings::Holdings;
 use super::ingest::{self, Source};
 use super::meters::{self, Meters};
@@ -27,72 +36,9 @@ use super::wakes::Wakes;
 use super::watch::OwnBeats;
 use super::work::Ended;
 use super::{autoscale, member, recall, safety, snapshot, sweep, watch, work};
-use crate::domain::id::{Partition, ReplicaId, TaskId};
-use crate::domain::retry::RetryPolicy;
-use crate::error::Error;
+use crate::domain::id::{Partition, ReplicaId};
 use crate::store::functions::{Claimed, Joining};
-use crate::store::record::Record;
-use crate::store::upkeep::Retention;
 use crate::store::{Store, StoreError};
-
-/// How a replica runs. Begin with [`ReplicaOptions::new`] and change fields; what is said here of defaults is what that sets.
-#[derive(Clone)]
-#[non_exhaustive]
-pub struct ReplicaOptions {
-    /// What it can run.
-    pub handlers: Handlers,
-    /// How many tasks it runs at once, 10 by default; with `autoscale`, at most.
-    pub workers: u16,
-    /// The fewest workers that it may be scaled to, 2 by default; a smaller `workers` lowers it.
-    pub min_workers: u16,
-    /// Whether it moves between the two by how much waits, from the fewest on; not by default.
-    pub autoscale: bool,
-    /// The limit of tasks that are not terminal, over all replicas, 1,000 by default; 0 is no limit. `None` leaves what is set.
-    pub max_size: Option<u64>,
-    /// The limit of tasks that run, over all replicas; 0, the default, is no limit. `None` leaves what is set.
-    pub max_running: Option<u64>,
-    /// How long a lower priority may wait before it is served out of turn; 60 s by default.
-    pub max_wait: Duration,
-    /// How long a reference to something unknown may wait for it; 30 s by default.
-    pub reference_wait: Duration,
-    /// The policy of tasks that name none; [`RetryPolicy::STANDARD`] by default.
-    pub retry: RetryPolicy,
-    /// How long running tasks may go on after a stop was asked for; 30 s by default.
-    pub grace: Duration,
-    /// From which duration on an attempt is logged as slow; 30 s by default.
-    pub slow_task: Duration,
-    /// How long events, ended tasks and dead letters are kept; [`Retention::default`] by default. `None` leaves that to other replicas, or to the default
-    /// where there are none.
-    pub retention: Option<Retention>,
-    /// How often it publishes a snapshot of the statistics; 10 s by default.
-    pub snapshot_interval: Duration,
-    /// Whether a Redis that keeps nothing on disk is meant; else the start says aloud that it is not safe. Not by
-    /// default.
-    pub allow_no_persistence: bool,
-}
-
-impl ReplicaOptions {
-    /// Ten workers for these handlers; everything else as in `config/default.toml`.
-    #[must_use]
-    pub fn new(handlers: Handlers) -> Self {
-        Self {
-            handlers,
-            workers: 10,
-            min_workers: 2,
-            autoscale: false,
-            max_size: Some(1000),
-            max_running: Some(0),
-            max_wait: Duration::from_secs(60),
-            reference_wait: Duration::from_secs(30),
-            retry: RetryPolicy::STANDARD,
-            grace: Duration::from_secs(30),
-            slow_task: Duration::from_secs(30),
-            retention: Some(Retention::default()),
-            snapshot_interval: Duration::from_secs(10),
-            allow_no_persistence: false,
-        }
-    }
-}
 
 /// What the loops of one run share.
 pub(crate) struct Run {
@@ -160,131 +106,6 @@ impl Run {
             // Redis lost its keys; joining anew makes them.
             self.fenced.cancel();
         }
-    }
-}
-
-/// What others may ask of a running replica.
-#[derive(Clone)]
-pub struct ReplicaHandle {
-    current: Arc<Mutex<Option<Arc<Run>>>>,
-    meters: Arc<Meters>,
-    bounds: Arc<Bounds>,
-    stop: CancellationToken,
-}
-
-/// How many workers a replica has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct WorkerCount {
-    /// All.
-    pub slots: u16,
-    /// Those that run a task.
-    pub busy: u16,
-    /// Those held by a blocking function whose attempt is over.
-    pub detached: u16,
-    /// How many there may be.
-    pub max: u16,
-}
-
-/// Whether a replica does its work.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Readiness {
-    /// Triggers and tasks are being consumed.
-    Ready,
-    /// It is not joined (yet).
-    Joining,
-    /// It is stopping.
-    Draining,
-    /// These loops do not get through to Redis.
-    Deaf(Vec<&'static str>),
-    /// Every worker is held by a blocking function that goes on after its attempt has ended.
-    Exhausted,
-}
-
-impl ReplicaHandle {
-    /// Whether triggers and tasks are really being consumed.
-    #[must_use]
-    pub fn readiness(&self) -> Readiness {
-        if self.stop.is_cancelled() {
-            return Readiness::Draining;
-        }
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*current {
-            None => Readiness::Joining,
-            Some(run) => {
-                let deaf = run.progress.deaf();
-                if !deaf.is_empty() {
-                    Readiness::Deaf(deaf)
-                } else if run.is_exhausted() {
-                    Readiness::Exhausted
-                } else {
-                    Readiness::Ready
-                }
-            }
-        }
-    }
-
-    /// The handlers that are paused since their target does not answer.
-    #[must_use]
-    pub fn open_circuits(&self) -> Vec<OpenCircuit> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().map_or_else(Vec::new, |run| run.circuits.open())
-    }
-
-    /// What the replica counted since the process began, under whatever names it joined.
-    #[must_use]
-    pub fn meters(&self) -> &Meters {
-        &self.meters
-    }
-
-    /// The workers as they are right now.
-    #[must_use]
-    pub fn workers(&self) -> WorkerCount {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, max) = self.bounds.range();
-        current.as_ref().map_or(
-            WorkerCount {
-                max,
-                ..WorkerCount::default()
-            },
-            |run| WorkerCount {
-                slots: run.slots.size(),
-                busy: run.slots.busy(),
-                detached: run.detached.count(),
-                max,
-            },
-        )
-    }
-
-    /// For each loop how long ago it got through to Redis; none for one that waits for something else.
-    #[must_use]
-    pub fn progress(&self) -> Vec<(&'static str, Option<Duration>)> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().map_or_else(Vec::new, |run| run.progress.ages())
-    }
-
-    /// The names of all handlers, with whether each is paused since its target does not answer.
-    #[must_use]
-    pub fn circuits(&self) -> Vec<(String, bool)> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().map_or_else(Vec::new, |run| run.circuits.all())
-    }
-
-    /// How many blocking functions go on after their attempts have ended.
-    #[must_use]
-    pub fn detached(&self) -> u16 {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().map_or(0, |run| run.detached.count())
-    }
-
-    /// The replica's id right now.
-    #[must_use]
-    pub fn replica_id(&self) -> Option<ReplicaId> {
-        self.current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map(|run| run.replica)
     }
 }
 
@@ -556,208 +377,4 @@ async fn join(
         reports: Mutex::new(None),
     };
     Ok(Some((Arc::new(run), queues)))
-}
-
-/// A member that takes tasks by hand: it beats and watches like a replica, and runs nothing by itself.
-#[derive(Clone)]
-pub(super) struct Membership {
-    run: Arc<Run>,
-}
-
-impl Membership {
-    /// Joins; what a lost answer handed out goes to `adopted`.
-    pub(super) async fn begin(
-        store: Store,
-        beat_store: Store,
-        options: ReplicaOptions,
-        stop: CancellationToken,
-        adopted: Arc<Mutex<VecDeque<Claimed>>>,
-    ) -> Result<Self, Error> {
-        let shared = Shared {
-            bounds: &Arc::new(bounds(&options)),
-            detached: &Arc::default(),
-            meters: &Arc::new(Meters::new(&options.handlers)),
-            recollection: &Recollection::default(),
-        };
-        let (run, _) = join(&store, &options, shared, &stop, true)
-            .await?
-            .ok_or_else(|| StoreError::NotConnected("the queue was closed".to_owned()))?;
-        let mut run =
-            Arc::into_inner(run).ok_or_else(|| StoreError::NotConnected("the queue was closed".to_owned()))?;
-        run.adopted = Some(adopted);
-        // Beating ends with the queue: there is nothing to drain.
-        run.left = stop;
-        let run = Arc::new(run);
-        member::start_beating(Arc::clone(&run), beat_store)
-            .map_err(|error| StoreError::NotConnected(format!("no thread for the beat: {error}")))?;
-        // One that is taken for dead ends its loops with it.
-        let fenced = Arc::clone(&run);
-        tokio::spawn(async move {
-            tokio::select! {
-                () = fenced.left.cancelled() => {}
-                () = fenced.fenced.cancelled() => {
-                    fenced.stop.cancel();
-                    fenced.left.cancel();
-                }
-            }
-        });
-        for partition in store.partitions() {
-            tokio::spawn(watch::watch_others(Arc::clone(&run), partition));
-            tokio::spawn(watch::promote_due(Arc::clone(&run), partition));
-            tokio::spawn(sweep::sweep(Arc::clone(&run), partition));
-            tokio::spawn(watch::listen(Arc::clone(&run), partition));
-        }
-        Ok(Self { run })
-    }
-
-    /// Its name.
-    pub(super) fn replica(&self) -> ReplicaId {
-        self.run.replica
-    }
-
-    /// Whether what it holds is its own.
-    pub(super) fn is_alive(&self) -> bool {
-        !self.run.fenced.is_cancelled()
-    }
-
-    /// Notes a task that was handed out; `false` when it is held already.
-    pub(super) fn enter(&self, claimed: &Claimed) -> bool {
-        self.run.holdings.enter(claimed.task_id, claimed.attempt).is_some()
-    }
-
-    /// The attempt of a task that is held.
-    pub(super) fn attempt_of(&self, task: TaskId) -> Option<u32> {
-        self.run
-            .holdings
-            .list()
-            .into_iter()
-            .find(|(held, _)| *held == task)
-            .map(|(_, attempt)| attempt)
-    }
-
-    /// Forgets a task that is settled.
-    pub(super) fn leave(&self, task: TaskId, attempt: u32) {
-        self.run.holdings.leave(task, attempt);
-    }
-
-    /// Waits until something rings that may mean work.
-    pub(super) async fn bell(&self) {
-        self.run.bell.heard_any().await;
-    }
-
-    /// Says that there may be an earlier timer.
-    pub(super) fn wake_timers(&self, partition: Partition) {
-        self.run.timers.ring(partition);
-    }
-
-    /// What whoever runs the task is told.
-    pub(super) async fn context(&self, claimed: &Claimed) -> Result<TaskContext, Error> {
-        let record =
-            Record::parse(claimed.task_id, &claimed.record).map_err(|_| StoreError::Protocol("task record"))?;
-        let cancelled = self.run.holdings.token(claimed.task_id).unwrap_or_default();
-        let inputs = self.run.inputs(claimed, &record).await?;
-        Ok(TaskContext::new(claimed, record.body, inputs, cancelled))
-    }
-}
-
-/// Nothing that the run holds is its own any more: everything is aborted and nothing is settled.
-async fn abandon(run: &Run) {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    run.stop.cancel();
-    run.holdings.abort_all();
-    // The next run counts what goes on, so the attempts must have ended. Only a handler that blocks where it must not
-    // takes longer.
-    tokio::time::timeout(PATIENCE, run.tracker.wait())
-        .await
-        .unwrap_or_default();
-}
-
-/// How long a replica that leaves tries to hand back what it runs.
-const HAND_BACK_PATIENCE: Duration = Duration::from_secs(5);
-/// How long all that follows may take, should Redis not answer.
-const GOODBYE_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Lets running tasks finish for the grace, hands the rest back, says goodbye.
-async fn drain(run: &Arc<Run>, readers: &TaskTracker) {
-    info!(replica = %run.replica, running = run.holdings.list().len(), detached = run.detached.count(), "draining");
-    let deadline = tokio::time::Instant::now() + run.options.grace;
-    run.report_draining().await;
-    // A claim under way may still hand out tasks; they run or are handed back like the others.
-    let quiet = async {
-        readers.wait().await;
-        // At once: others may have to wait for their turn behind what this replica holds.
-        give_back_inbound(run).await;
-        until_empty(run).await;
-        run.detached.until_none().await;
-    };
-    if tokio::time::timeout_at(deadline, quiet).await.is_err() || run.hand_back.is_cancelled() {
-        info!(replica = %run.replica, running = run.holdings.list().len(), detached = run.detached.count(),
-            "the grace is over; handing back");
-        run.hand_back.cancel();
-        // Handing back needs Redis; while it is away there is nobody to hand back to.
-        tokio::time::timeout(HAND_BACK_PATIENCE, until_empty(run))
-            .await
-            .unwrap_or_default();
-    }
-    let goodbye = async {
-        give_back_inbound(run).await;
-        say_goodbye(run).await;
-        // What an answer under way delivered after that.
-        give_back_inbound(run).await;
-    };
-    if tokio::time::timeout(GOODBYE_PATIENCE, goodbye).await.is_err() {
-        warn!(replica = %run.replica, "left without a goodbye; another replica will notice");
-    }
-    match run.detached.count() {
-        0 => info!(replica = %run.replica, "left"),
-        abandoned => warn!(replica = %run.replica, abandoned,
-            "left while blocking functions go on; they end with the process"),
-    }
-}
-
-/// Leaves all partitions. Where Redis thinks that the replica runs something that it knows nothing of, such as what a
-/// claim handed out in an answer that got lost, the next beat finds it, and it is handed back too.
-async fn say_goodbye(run: &Arc<Run>) {
-    let deadline = tokio::time::Instant::now() + HAND_BACK_PATIENCE;
-    for partition in run.store.partitions() {
-        loop {
-            match run.store.leave(partition, run.replica, true).await {
-                Ok(true) => break,
-                Ok(false) if tokio::time::Instant::now() < deadline => {
-                    run.hand_back.cancel();
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                Ok(false) => {
-                    warn!(replica = %run.replica, "left with tasks in hand; another replica will take them over");
-                    break;
-                }
-                Err(problem) => {
-                    run.report(&problem, "can not say goodbye");
-                    break;
-                }
-            }
-        }
-    }
-}
-
-/// Returns the inbound events that were read ahead and not acted upon.
-async fn give_back_inbound(run: &Run) {
-    for stream in [run.store.keys().triggers(), run.store.keys().commands()] {
-        match run.store.give_back_inbound(&stream, run.replica).await {
-            Ok(0) => {}
-            Ok(count) => info!(replica = %run.replica, stream, entries = count, "gave back inbound events"),
-            Err(problem) => run.report(&problem, "can not give back inbound events"),
-        }
-    }
-}
-
-/// Waits until every attempt is settled.
-async fn until_empty(run: &Run) {
-    // The settling loop rings after each batch.
-    while !run.holdings.is_empty() {
-        tokio::select! {
-            () = run.room.notified() => {}
-            () = tokio::time::sleep(Duration::from_millis(20)) => {}
-        }
-    }
 }
