@@ -3,6 +3,7 @@
 //! A [`Reading`](reading::Reading) is taken every second, straight from Redis; the [`screen`] is drawn from it and from the
 //! [`history`] of those before. Without a terminal one frame is printed, as plain text or JSON.
 
+mod figures;
 mod history;
 mod reading;
 mod screen;
