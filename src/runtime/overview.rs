@@ -11,7 +11,7 @@ use tracing::debug;
 use crate::domain::priority::Priority;
 use crate::error::Error;
 use crate::store::document::StatisticsDocument;
-use crate::store::functions::Statistics;
+use crate::store::statistics::Statistics;
 use crate::store::{Store, StoreError};
 
 /// How long a look, or that there was no answer, is good for.

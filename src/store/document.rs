@@ -8,9 +8,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::agents::AgentSide;
-use super::functions::Statistics;
 use super::inspect::{AttemptNote, inputs_json};
 use super::record::{Owner, Record};
+use super::statistics::Statistics;
 use crate::domain::id::TaskId;
 use crate::domain::priority::Priority;
 use crate::domain::state::TaskState;

@@ -62,6 +62,7 @@ mod partitions;
 pub mod record;
 mod reply;
 pub mod snapshot;
+pub mod statistics;
 pub mod upkeep;
 pub mod workers;
 
