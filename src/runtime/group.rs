@@ -263,12 +263,18 @@ pub(super) fn taken(group: &NewGroup) -> Rejection {
     Rejection::new(Reason::DuplicateId, Some(field), message)
 }
 
+/// Why a workflow is refused one of whose keys a task has that carried its id before.
+pub(super) fn taken_key(group: &NewGroup, key: &str) -> Rejection {
+    let message = format!("a task that carried the id `{}` before has the key `{key}`", group.id);
+    Rejection::new(Reason::DuplicateKey, Some(&format!("tasks.{key}.task_id")), message)
+}
+
 /// Makes a group at once.
 ///
 /// # Errors
 ///
-/// [`Error::UnknownTask`], [`Error::TaskQueueFull`], [`Error::InvalidField`] (its id is taken), [`Error::RedisUnavailable`];
-/// asking again is safe.
+/// [`Error::UnknownTask`], [`Error::TaskQueueFull`], [`Error::InvalidField`] (its id or a key of its tasks is taken),
+/// [`Error::RedisUnavailable`]; asking again is safe.
 pub async fn start(store: &Store, actor: ReplicaId, mut group: NewGroup) -> Result<Started, Error> {
     inherit(store, group.members.iter_mut().map(|member| &mut member.task)).await?;
     let staged = match store.stage(actor, Asker::Caller, &Appetite::none(), &group).await {
@@ -290,6 +296,7 @@ pub async fn start(store: &Store, actor: ReplicaId, mut group: NewGroup) -> Resu
         Staged::Ok => Ok(started(true)),
         Staged::Duplicate => Ok(started(false)),
         Staged::Taken => Err(Error::InvalidField(taken(&group))),
+        Staged::KeyTaken(key) => Err(Error::InvalidField(taken_key(&group, &key))),
         Staged::Unknown(name) => Err(Error::UnknownTask(name)),
         Staged::Full => {
             let max_size = super::queue::statistics(store).await?.max_size;

@@ -87,6 +87,8 @@ pub enum Staged {
     Duplicate,
     /// Another request had made one of this id; nothing changed.
     Taken,
+    /// A task that carried the workflow's id before has this key; nothing changed.
+    KeyTaken(String),
     /// No replica has registered this task name within the last hour; nothing changed.
     Unknown(String),
     /// The queue is full; nothing changed.
@@ -125,6 +127,15 @@ impl NewGroup {
             "{name}\n{}\n{priority}\n{}\n{}\n{trace}",
             self.policy, self.correlation_id, self.event_id
         )
+    }
+
+    /// The keys of its tasks.
+    fn keys(&self) -> String {
+        let keys = self
+            .members
+            .iter()
+            .filter_map(|member| member.task.trigger.key.as_ref());
+        keys.map(Name::as_str).collect::<Vec<_>>().join(",")
     }
 
     fn names(&self) -> String {
@@ -241,9 +252,10 @@ impl Store {
                 .flag(is_last)
                 .push(head.as_str());
             if is_first {
-                args.push(group.names())
-                    .push(group.queues())
-                    .push(netstrings(&group.steps));
+                args.push(group.names()).push(group.queues()).push(match group.kind {
+                    GroupKind::Workflow => group.keys(),
+                    GroupKind::Saga => netstrings(&group.steps),
+                });
             } else {
                 args.push("").push("").push("");
             }
@@ -268,9 +280,10 @@ impl Store {
                 "full" => Staged::Full,
                 "queues" => Staged::TooManyQueues,
                 "memory" => return Err(StoreError::OutOfMemory),
-                other => match other.strip_prefix("unknown ") {
-                    Some(name) => Staged::Unknown(name.to_owned()),
-                    None => return Err(StoreError::Protocol("stage")),
+                other => match other.split_once(' ') {
+                    Some(("unknown", name)) => Staged::Unknown(name.to_owned()),
+                    Some(("key", key)) => Staged::KeyTaken(key.to_owned()),
+                    Some(_) | None => return Err(StoreError::Protocol("stage")),
                 },
             };
             return Ok((staged, claimed(rest.next(), "stage")?));

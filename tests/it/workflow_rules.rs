@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use waooaw_orchestration::domain::rejection::Reason;
 use waooaw_orchestration::domain::workflow::WorkflowTrigger;
 use waooaw_orchestration::runtime::defaults::{Defaults, Origin};
 use waooaw_orchestration::runtime::group;
 use waooaw_orchestration::runtime::request::new_actor;
 use waooaw_orchestration::runtime::workflow_execution::workflow_execution;
 use waooaw_orchestration::{
-    DeadLetters, Endpoint, Handlers, Operator, ReplicaOptions, Store, Task, TaskContext, TaskError, TaskId, TaskQueue,
+    DeadLetters, Endpoint, Error, Handlers, Operator, ReplicaOptions, Store, Task, TaskContext, TaskError, TaskId,
+    TaskQueue, Workflow, Workflows,
 };
 
 use crate::support::cli::Cli;
@@ -124,6 +126,46 @@ async fn a_graph_that_can_not_be_is_refused_with_its_reason_and_leaves_no_key_be
     }
     assert_eq!(group_keys(&redis).await, before);
     check_all_ended(&redis).await;
+}
+
+#[tokio::test]
+async fn a_workflow_is_refused_whole_when_a_task_that_carried_its_id_before_has_one_of_its_keys() {
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().start().await;
+    let early = json!({ "task_name": "noop", "workflow_id": "w", "key": "t250", "delay_seconds": 600 });
+    redis.trigger("early", &early).await;
+    let mut log = redis.log().await;
+    log.until_task(joined("early", "w"), "task.created").await;
+    let before = group_keys(&redis).await;
+    // More than one call stages.
+    let tasks = |count: u32| -> Vec<Value> {
+        let task = |number| json!({ "task_id": format!("t{number}"), "name": "noop" });
+        (0..count).map(task).collect()
+    };
+
+    start(&redis, "w", json!({ "tasks": tasks(300) })).await;
+    log.until_count("trigger.rejected", 1).await;
+
+    let refused = &log.all("trigger.rejected")[0].payload;
+    assert_eq!(refused["reason"], "duplicate_key");
+    assert_eq!(refused["errors"][0]["field"], "tasks.t250.task_id");
+    assert_eq!(group_keys(&redis).await, before);
+    let flow = json!({ "workflow_id": "w", "tasks": tasks(300) }).to_string();
+    let asked = Workflows::new(redis.store())
+        .start(&Workflow::from_json(&flow).unwrap())
+        .await;
+    let Err(Error::InvalidField(problem)) = asked else {
+        panic!("{asked:?}")
+    };
+    assert_eq!(problem.reason, Reason::DuplicateKey);
+    // Without the key it begins, and takes the task in.
+    start(&redis, "w", json!({ "workflow_id": "w", "tasks": tasks(250) })).await;
+    log.until_count("workflow.started", 1).await;
+    wait_for("the task is taken in", async || {
+        let total = document(&redis, "w").await["total_tasks"].clone();
+        holds(total == 251, || total.to_string())
+    })
+    .await;
 }
 
 #[tokio::test]

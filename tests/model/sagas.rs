@@ -381,7 +381,11 @@ impl World {
                 SagaReply::Word(match staged.map_err(said)?.0 {
                     Staged::Ok => "ok",
                     Staged::Duplicate => "duplicate",
-                    other @ (Staged::Taken | Staged::Unknown(_) | Staged::Full | Staged::TooManyQueues) => {
+                    other @ (Staged::Taken
+                    | Staged::KeyTaken(_)
+                    | Staged::Unknown(_)
+                    | Staged::Full
+                    | Staged::TooManyQueues) => {
                         return Err(format!("{other:?}"));
                     }
                 })

@@ -9,7 +9,7 @@ use crate::domain::id::Partition;
 use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::trigger::Start;
 use crate::runtime::backoff::Waits;
-use crate::runtime::group::{taken, too_many_queues, unknown_names};
+use crate::runtime::group::{taken, taken_key, too_many_queues, unknown_names};
 use crate::runtime::inherit::inherit;
 use crate::runtime::meters::Taken;
 use crate::runtime::spans::{self, Ingested};
@@ -77,6 +77,7 @@ impl Acting {
                         }
                         Staged::Full => None,
                         Staged::Taken => Some(taken(group)),
+                        Staged::KeyTaken(key) => Some(taken_key(group, &key)),
                         Staged::Unknown(name) => {
                             let (field, message) = unknown_names(group, &name);
                             Some(Rejection::new(Reason::UnknownTask, Some(&field), message))

@@ -8,12 +8,13 @@ ARGV    1 replica  2 who asks (see create)  3 free slots ("0,3")  4 runs any tas
         6 group id  7 kind (workflow or saga)  8 identity (what asked for it)  9 first ('1' or '0')  10 last ('1' or '0')
         11 head ("name JSON \n policy \n priority \n correlation_id \n cause \n trace"), of the group's own events
         12 names of all its tasks, comma-separated; checked with the first chunk  13 queues, likewise
-        14 steps of a saga: field and value in turn for `s:<saga>`, as a flat list of netstrings; '' for a workflow
+        14 steps of a saga: field and value in turn for `s:<saga>`, as a flat list of netstrings; of a workflow the keys of all
+        its tasks, comma-separated; with the first chunk
         then four for each task: id, routing ("queue rank max_retries flags start key total", with "@agent" behind the flags where the caller named one, then of the `total` tasks it
         depends on those that fit, as id and input name, each with a leading space), members of the created event that are not
         in the record, body; or more that a task of a chunk before depends on: id, '+' and those, '', ''
 Returns { 'ok', word, started }: ok (known now), more (the chunk is kept), duplicate (this very request made it before),
-        taken (another did), unknown (with the name behind a space), full, memory (Redis is short of it), queues; or { 'schema', found }.
+        taken (another did), key (with the first of its keys, behind a space, that a task has which carried its id before), unknown (with the name behind a space), full, memory (Redis is short of it), queues; or { 'schema', found }.
         O(tasks + dependencies of the chunk).
 ]]
 local STAGE_ARGS = 4
@@ -104,6 +105,20 @@ local function store_netstrings(key, text)
   end
 end
 
+-- The first of a list of keys that a task has which carried the workflow's id before. What would join later waits until it is
+-- known what becomes of the workflow.
+local function taken_key(ctx, id, list)
+  local keys = {}
+  for key in string.gmatch(list, '[^,]+') do keys[#keys + 1] = key end
+  for first = 1, #keys, CHUNK do
+    local last = math.min(first + CHUNK - 1, #keys)
+    for i, task in ipairs(redis.call('HMGET', ctx.prefix .. 'keys:' .. id, unpack(keys, first, last))) do
+      if task then return keys[first + i - 1] end
+    end
+  end
+  return nil
+end
+
 -- Begins a group; answers a word when there is nothing to begin.
 local function begin_group(ctx, args)
   local id, identity = args[6], args[8]
@@ -119,6 +134,9 @@ local function begin_group(ctx, args)
   if args[9] ~= '1' then return nil, 'again' end
   local unknown = args[2] ~= 'any' and unknown_name(ctx, args[12])
   if unknown then return nil, 'unknown ' .. unknown end
+  local first = redis.call('LLEN', ctx.prefix .. 'group:' .. id)
+  local taken = args[7] == 'workflow' and first > 0 and taken_key(ctx, id, args[14])
+  if taken then return nil, 'key ' .. taken end
   local places = redis.call('SCARD', ctx.prefix .. 'queues')
   for queue in string.gmatch(args[13], '[^,]+') do
     if redis.call('SISMEMBER', ctx.prefix .. 'queues', queue) == 0 then places = places + 1 end
@@ -136,7 +154,7 @@ local function begin_group(ctx, args)
   group = { id = id, before = {}, kind = args[7], state = 'S', identity = identity, name = name, policy = policy, priority = priority,
     correlation = correlation, cause = cause, trace = trace, seq = 0, total = 0, left = 0, completed = 0, failed = 0,
     timeout = 0, cancelled = 0, created_ms = ctx.now, finished_ms = 0, root = '', stop = '', abort = '', passed = '',
-    failed_step = '', first = redis.call('LLEN', ctx.prefix .. 'group:' .. id) }
+    failed_step = '', first = first }
   for field, value in pairs(group) do
     if field ~= 'id' and field ~= 'before' then group.before[field] = false end
   end
@@ -150,7 +168,7 @@ local function stage(keys, args)
   if not ctx then return refusal end
   local group, word = begin_group(ctx, args)
   if group then
-    if args[14] ~= '' then store_netstrings(ctx.prefix .. 's:' .. group.id, args[14]) end
+    if group.kind == 'saga' and args[14] ~= '' then store_netstrings(ctx.prefix .. 's:' .. group.id, args[14]) end
     stage_tasks(ctx, group, args, 15)
     word = 'more'
     if args[10] == '1' then
