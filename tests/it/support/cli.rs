@@ -9,6 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
+use super::COVERAGE;
 use super::redis::TestRedis;
 
 /// How long a command may take; the longest are the tour and the benchmarks on a busy machine.
@@ -31,8 +32,11 @@ impl Cli {
         command
             .args(words)
             .env_clear()
-            // Where `redis-server` and `kill` are.
-            .envs(std::env::var_os("PATH").map(|path| (OsString::from("PATH"), path)))
+            // Where `redis-server` and `kill` are, and where it is to be written which lines ran.
+            .envs(["PATH", COVERAGE].into_iter().filter_map(|name| {
+                let value = std::env::var_os(name)?;
+                Some((OsString::from(name), value))
+            }))
             .env("TMPDIR", &temporary)
             .current_dir(folder.path())
             .stdin(Stdio::null())

@@ -22,6 +22,9 @@ pub(crate) mod workflow;
 
 use std::time::{Duration, Instant};
 
+/// The variable that names the file in which a process writes down which lines of it ran, when that is measured.
+pub(crate) const COVERAGE: &str = "LLVM_PROFILE_FILE";
+
 /// How long anything may take; far more than it needs, for machines that are busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::redis::free_port;
-use super::{wait_for, wait_within};
+use super::{COVERAGE, wait_for, wait_within};
 
 /// How a replica is started.
 #[derive(Clone)]
@@ -253,6 +253,17 @@ impl ReplicaProcess {
         .await
     }
 
+    /// Gives it a moment to write down which lines ran, as one that is killed does not. The second signal ends it at once.
+    fn end_in_order(&mut self) {
+        for _ in 0..20 {
+            let sent = Command::new("kill").arg(self.child.id().to_string()).status();
+            std::thread::sleep(Duration::from_millis(50));
+            if !sent.is_ok_and(|sent| sent.success()) || !self.is_alive() {
+                return;
+            }
+        }
+    }
+
     /// What it logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
@@ -262,6 +273,9 @@ impl ReplicaProcess {
 impl Drop for ReplicaProcess {
     fn drop(&mut self) {
         // It may have ended by itself, which is as good.
+        if std::env::var_os(COVERAGE).is_some() && self.is_alive() {
+            self.end_in_order();
+        }
         self.child.kill().unwrap_or_default();
         self.child.wait().map(drop).unwrap_or_default();
         if std::thread::panicking() && !self.is_quiet {
