@@ -214,3 +214,40 @@ async fn a_clock_that_jumps_ahead_makes_no_agent_silent() {
     assert_eq!(log.life(task_of("one")).join(" "), "created started completed");
     check_all_ended(&redis).await;
 }
+
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_leaves_the_attempts_of_agents_their_time() {
+    let Some((redis, clock)) = redis_with_clock().await else {
+        return;
+    };
+    let patient = SALES.replace("_seconds = 2", "_seconds = 3600");
+    let _replica = redis.replica().config(&patient).start().await;
+    let mut task = json!({ "task_name": "sales.quote", "retry": { "max_retries": 0 }, "timeout_seconds": 600 });
+    redis.trigger("long", &task).await;
+    task["timeout_seconds"] = json!(4);
+    redis.trigger("short", &task).await;
+    let mut log = redis.log().await;
+    log.until_count("task.started", 2).await;
+    let began = Instant::now();
+
+    clock.shift(3000);
+    log.until_task(task_of("short"), "task.timeout").await;
+    let ran = began.elapsed();
+    // And back, which makes it no longer.
+    clock.shift(0);
+    task["timeout_seconds"] = json!(1);
+    redis.trigger("later", &task).await;
+    log.until_task(task_of("later"), "task.timeout").await;
+    let answer = json!({ "task_id": task_of("long").to_string(), "attempt": 1, "status": "completed" }).to_string();
+    let fields: [(&[u8], &[u8]); 3] = [
+        (b"event_type", b"orchestration.task.result"),
+        (b"source_agent", b"sales"),
+        (b"payload", answer.as_bytes()),
+    ];
+    redis.add("waooaw:commands", &fields).await;
+    log.until_task(task_of("long"), "task.completed").await;
+
+    // A time in which nobody may have looked is not told from a jump.
+    assert!(ran > Duration::from_secs(1) && ran < Duration::from_secs(12), "{ran:?}");
+    check_all_ended(&redis).await;
+}

@@ -1,7 +1,7 @@
 //! Breaks what the functions do for agents in one small way after the other; see `mutants`.
 
 /// What is broken, the text in the source, and what stands there instead.
-pub(crate) const MUTANTS: [(&str, &str, &str); 42] = [
+pub(crate) const MUTANTS: [(&str, &str, &str); 43] = [
     // --- agent.lua ---
     (
         "the agent that a trigger names does not count where a handler names one",
@@ -166,8 +166,13 @@ pub(crate) const MUTANTS: [(&str, &str, &str); 42] = [
         "",
     ),
     (
+        "a time in which nobody looked is part of an attempt's",
+        "ctx.steady_ms = ctx.now - gap_since(ctx, tonumber(known[1])) - (tonumber(known[2]) or 0)",
+        "ctx.steady_ms = ctx.now",
+    ),
+    (
         "somebody who looks after timers is believed",
-        "if timeout_ms == 0 or AGENT.began(ctx, id, h, known[5]) + timeout_ms > ctx.now then return 'early' end",
+        "if timeout_ms == 0 or AGENT.left(ctx, h, timeout_ms, known[5]) > 0 then return 'early' end",
         "",
     ),
     (

@@ -19,6 +19,7 @@ for i = 3, #ARGV do
   local raw, own = redis.call('GET', prefix .. 't:' .. ARGV[i]), prefix .. 'g:' .. ARGV[i]
   age(own, 'beat')
   age(own, 'read')
+  age(own, 'since')
   if raw and string.byte(raw, 1) == 82 and string.sub(raw, 31, 40) == 'agent-----' then
     local from = redis.call('HGET', own, 'from') or struct.unpack('>I6', raw, 49)
     redis.call('HSET', own, 'from', string.format('%d', from - ms))

@@ -150,6 +150,8 @@ impl World {
         if matches!(op, Op::Promote { .. }) {
             let was_back = self.is_clock_back;
             self.follow_clock().await?;
+            let asleep_ms = self.asleep_ms().await;
+            self.model.looked(asleep_ms);
             // A machine that stands still for a while makes a gap of its own.
             let looked = self.looked.replace(Instant::now());
             if looked.is_some_and(|looked| looked.elapsed() > LOOK_GAP) && !was_back {
@@ -221,6 +223,15 @@ impl World {
         set.query_async::<()>(&mut self.raw).await.unwrap();
         self.is_clock_back = false;
         self.model.nobody_looks(true);
+        self.model.nobody_looked_for(GAP_MS);
+    }
+
+    /// For how long nobody looked, as Redis has it.
+    async fn asleep_ms(&mut self) -> i64 {
+        let mut get = redis::cmd("HGET");
+        get.arg(format!("{}meta", self.prefix)).arg("asleep_ms");
+        let found: Option<i64> = get.query_async(&mut self.raw).await.unwrap();
+        found.unwrap_or_default()
     }
 
     /// Tells the model by how much Redis found its clock gone back.

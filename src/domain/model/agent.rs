@@ -34,6 +34,8 @@ pub struct Desk {
     pub route: Route,
     /// When the attempt began.
     began_ms: i64,
+    /// The same by the steady clock.
+    since_ms: i64,
     /// The assignment of the attempt, where it went through the inbox.
     letter: Option<u64>,
     /// When the agent last said that it goes on.
@@ -139,6 +141,21 @@ impl Model {
         self.is_asleep = is_so;
     }
 
+    /// For so long nobody has looked at the timers, which is not noted yet.
+    pub const fn nobody_looked_for(&mut self, gap_ms: i64) {
+        self.gap_ms = gap_ms;
+    }
+
+    /// Somebody looks, and notes for how long nobody has, all in all.
+    pub const fn looked(&mut self, asleep_ms: i64) {
+        (self.asleep_ms, self.gap_ms) = (asleep_ms, 0);
+    }
+
+    /// The time by a clock that stands still while nobody looks.
+    const fn steady_ms(&self, now_ms: i64) -> i64 {
+        now_ms - self.gap_ms - self.asleep_ms
+    }
+
     // --- the functions ---
 
     /// A process of an agent reads its inbox: what is new, or `again` what it has read and not acknowledged.
@@ -239,7 +256,7 @@ impl Model {
         if task.state != TaskState::Running || !matches!(task.owner, Some(Owner::Agent(_))) {
             return Some(Word::Stale);
         }
-        let is_early = desk.route.timeout_ms == 0 || desk.began_ms + desk.route.timeout_ms > now_ms;
+        let is_early = desk.route.timeout_ms == 0 || desk.since_ms + desk.route.timeout_ms > self.steady_ms(now_ms);
         let times_out = matches!(saying.said, Said::Ended(Outcome::Timeout { .. }));
         (times_out && is_early).then_some(Word::Early)
     }
@@ -281,6 +298,7 @@ impl Model {
         } else {
             route.silence_ms
         };
+        let since_ms = self.steady_ms(turn.now_ms);
         let before = self.desks.remove(&id);
         let (last, ends) = before.map_or((None, BTreeMap::new()), |desk| (desk.last, desk.ends));
         self.desks.insert(
@@ -288,6 +306,7 @@ impl Model {
             Desk {
                 route,
                 began_ms: turn.now_ms,
+                since_ms,
                 letter: None,
                 beat_ms: None,
                 read_ms: None,
@@ -363,10 +382,10 @@ impl Model {
     /// Looks whether an agent is silent or its time is up, and notes what is for somebody else to end.
     pub(super) fn look(&mut self, turn: &mut Turn, id: TaskId, expired: &mut Vec<(TaskId, u32)>) {
         let now_ms = turn.now_ms;
-        let (route, began_ms) = (self.desks[&id].route.clone(), self.desks[&id].began_ms);
+        let (route, since_ms) = (self.desks[&id].route.clone(), self.desks[&id].since_ms);
         let mut due_ms = i64::MAX;
         if route.timeout_ms > 0 {
-            due_ms = began_ms + route.timeout_ms;
+            due_ms = now_ms + since_ms + route.timeout_ms - self.steady_ms(now_ms);
             if due_ms <= now_ms {
                 expired.push((id, self.tasks[&id].attempt));
                 self.watch(id, now_ms + EXPIRY_MS);

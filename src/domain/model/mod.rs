@@ -176,6 +176,9 @@ pub struct Model {
     is_asleep: bool,
     /// When silence can have begun at the earliest.
     awake_ms: i64,
+    /// For how long nobody looked, as far as it is noted.
+    asleep_ms: i64,
+    gap_ms: i64,
 }
 
 /// One call under way: who makes it, when, and what it appended to the log.
@@ -211,6 +214,8 @@ impl Default for Model {
             inboxes: BTreeMap::new(),
             is_asleep: true,
             awake_ms: 0,
+            asleep_ms: 0,
+            gap_ms: 0,
         }
     }
 }

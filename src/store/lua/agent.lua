@@ -8,7 +8,8 @@ never moves what stands before it there. Whichever call makes it ready, or makes
 
 What only such tasks have is in the hash `g:<task>`: `agent`, who holds or held it; `inbox`, the entry of the assignment;
 `silence` and `timeout`, in ms; `beat`, when it was last heard of; `read`, when its assignment was found read; `from`, when the
-attempt began where the clock went behind that since; `progress`;
+attempt began where the clock went behind that since; `since`, when it began by the steady clock (see clock.lua), where it has a
+timeout; `progress`;
 `last`, attempt and entry of the last answer that counted; `r<attempt>`, the event that ended the attempt, so that its second
 delivery is known as one. One timer a task, under the task's id, looks whether its agent is silent or its time is up.
 ]]
@@ -158,6 +159,7 @@ function AGENT.begin(ctx, id, key, raw, h, agent, silence_ms, timeout_ms)
   local own, due = AGENT.key(ctx, id), silence_ms
   redis.call('HDEL', own, 'inbox', 'beat', 'read', 'from', 'progress')
   redis.call('HSET', own, 'agent', agent, 'silence', string.format('%d', silence_ms), 'timeout', string.format('%d', timeout_ms))
+  if timeout_ms > 0 then redis.call('HSET', own, 'since', string.format('%d', CLOCK.steady(ctx))) end
   if timeout_ms > 0 and timeout_ms < due then due = timeout_ms end
   CLOCK.set_timer(ctx, id, ctx.now + due)
   save_header(key, h)
@@ -244,6 +246,11 @@ end
 -- When an attempt began.
 function AGENT.began(ctx, id, h, from) return AGENT.time(ctx, id, 'from', tonumber(from) or h[STARTED]) end
 
+-- How much of its time an attempt has left, ms.
+function AGENT.left(ctx, h, timeout_ms, since)
+  return timeout_ms - (CLOCK.steady(ctx) - (tonumber(since) or h[STARTED]))
+end
+
 -- When silence can have begun at the earliest, by the clock.
 function AGENT.awake(ctx)
   ctx.awake_ms = ctx.awake_ms or tonumber(redis.call('HGET', ctx.meta, 'awake_ms')) or 0
@@ -283,11 +290,11 @@ end
 -- Looks whether an agent is silent or its time is up; answers when to look again, nil when the attempt has ended. Attempts whose
 -- time is up are gathered in `ctx.expired`: how long they wait for the next is reckoned outside.
 function AGENT.look(ctx, id, raw, h)
-  local known = redis.call('HMGET', AGENT.key(ctx, id), 'agent', 'inbox', 'silence', 'timeout', 'beat', 'read', 'from')
+  local known = redis.call('HMGET', AGENT.key(ctx, id), 'agent', 'inbox', 'silence', 'timeout', 'beat', 'read', 'from', 'since')
   local silence_ms, timeout_ms = tonumber(known[3]) or AGENT.SILENCE_MS, tonumber(known[4]) or 0
   local due
   if timeout_ms > 0 then
-    due = AGENT.began(ctx, id, h, known[7]) + timeout_ms
+    due = ctx.now + AGENT.left(ctx, h, timeout_ms, known[8])
     if due <= ctx.now then
       ctx.expired[#ctx.expired + 1] = id
       ctx.expired[#ctx.expired + 1] = h[ATTEMPT]

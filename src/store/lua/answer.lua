@@ -36,7 +36,7 @@ local function objection(ctx, id, h, known, who, event_id, entry, attempt, outco
   if h[STATE] ~= RUNNING or h[OWNER] ~= AGENT.OWNER then return 'stale' end
   if outcome == 'timeout' then
     local timeout_ms = tonumber(known[4]) or 0
-    if timeout_ms == 0 or AGENT.began(ctx, id, h, known[5]) + timeout_ms > ctx.now then return 'early' end
+    if timeout_ms == 0 or AGENT.left(ctx, h, timeout_ms, known[5]) > 0 then return 'early' end
   end
   return nil
 end
@@ -49,7 +49,7 @@ local function answer_one(ctx, id, who, event_id, entry, verdict, data)
   local attempt, outcome, delay_ms, extra = string.match(verdict, '^(%d+) (%a+) (%d+) ?(.*)$')
   attempt = tonumber(attempt)
   local own = AGENT.key(ctx, id)
-  local known = redis.call('HMGET', own, 'agent', 'r' .. digits(attempt), 'last', 'timeout', 'from')
+  local known = redis.call('HMGET', own, 'agent', 'r' .. digits(attempt), 'last', 'timeout', 'since')
   local word = objection(ctx, id, h, known, who, event_id, entry, attempt, outcome)
   if word then
     if outcome == 'completed' and (word == 'stale' or word == 'terminal') and known[1] and has(h, IS_STEP) and h[ATTEMPT] >= attempt
