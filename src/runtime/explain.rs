@@ -21,6 +21,8 @@ use crate::store::{Store, StoreError};
 const COUNTED_MAX: usize = 10_000;
 /// How many tasks are named that another waits for.
 const NAMED_MAX: usize = 20;
+/// How many of those are looked at in one go.
+const STATES_BATCH: usize = 1000;
 
 /// Why a task is where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -229,38 +231,47 @@ fn nobody_can(name: &str, living: &[&Member]) -> Answer {
 async fn blocked(store: &Store, record: &Record) -> Result<Answer, StoreError> {
     let mut open: Vec<_> = store.dependencies(record.id).await?;
     open.retain(|dependency| dependency.is_open);
-    let count = open.len();
-    open.truncate(NAMED_MAX);
-    let ids: Vec<TaskId> = open.iter().map(|dependency| dependency.task_id).collect();
-    let mut named = Vec::new();
-    let mut in_the_way = None;
-    for (dependency, found) in open.iter().zip(store.tasks(&ids).await?) {
-        let state = found.map(|record| record.state);
-        // Under any other policy this end is about to release or cancel it.
-        if let Some(state) = state.filter(|_| record.flags.has(Flags::WAITS_ANYWAY))
-            && in_the_way.is_none()
-        {
-            in_the_way = in_the_way_for_good(&dependency.name, state);
+    // Under any other policy an end is about to release or cancel it.
+    let may_be_in_the_way = record.flags.has(Flags::WAITS_ANYWAY);
+    let (mut named, mut in_the_way) = (Vec::new(), None);
+    for part in open.chunks(STATES_BATCH) {
+        if !named.is_empty() && (in_the_way.is_some() || !may_be_in_the_way) {
+            break;
         }
-        named.push(json!({
-            "task_id": dependency.task_id.to_string(),
-            "name": dependency.name,
-            "state": state.map(TaskState::as_str),
-        }));
+        let ids: Vec<TaskId> = part.iter().map(|dependency| dependency.task_id).collect();
+        for (dependency, state) in part.iter().zip(store.states(&ids).await?) {
+            if let Some(state) = state.filter(|_| may_be_in_the_way && in_the_way.is_none()) {
+                in_the_way = in_the_way_for_good(&dependency.name, state);
+            }
+            if named.len() < NAMED_MAX {
+                named.push(json!({
+                    "task_id": dependency.task_id.to_string(),
+                    "name": dependency.name,
+                    "state": state.map(TaskState::as_str),
+                }));
+            }
+        }
     }
     let first = open.first().map(|dependency| &*dependency.name);
-    let summary = in_the_way.unwrap_or_else(|| waits_for(count, first));
-    Ok((Why::Blocked, summary, json!({ "open": count, "blocked_by": named })))
+    let summary = in_the_way.unwrap_or_else(|| waits_for(open.len(), first));
+    Ok((
+        Why::Blocked,
+        summary,
+        json!({ "open": open.len(), "blocked_by": named }),
+    ))
 }
 
 fn waits_for(count: usize, first: Option<&str>) -> String {
     let tasks = if count == 1 { "task" } else { "tasks" };
     let first = first.map_or_else(String::new, |name| format!(": `{name}`"));
-    let more = if count > 1 { " and others" } else { "" };
+    let more = if count > 1 {
+        format!(" and {} more", count - 1)
+    } else {
+        String::new()
+    };
     format!("it waits for {count} other {tasks} to end{first}{more}")
 }
 
-/// What to do about a dependency that ended without success, where nothing but an operator brings the waiting task on.
 fn in_the_way_for_good(name: &str, state: TaskState) -> Option<String> {
     let what = match state {
         TaskState::Failed | TaskState::Timeout => "requeue it from the dead letters, or cancel this task",

@@ -10,6 +10,7 @@ use super::reply::{string, text, worded};
 use super::{Store, StoreError};
 use crate::domain::id::{Name, Partition, ReplicaId, TaskId};
 use crate::domain::priority::Priority;
+use crate::domain::state::TaskState;
 
 /// How many tasks one call stages at most.
 const STAGE_TASKS: usize = 100;
@@ -397,6 +398,27 @@ impl Store {
         Ok(values
             .into_iter()
             .map(|value| rank(value).and_then(Priority::from_rank))
+            .collect())
+    }
+
+    /// The states of tasks, in order; `None` where there is no such task.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn states(&self, tasks: &[TaskId]) -> Result<Vec<Option<TaskState>>, StoreError> {
+        if tasks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::pipe();
+        for task in tasks {
+            pipeline.cmd("GETRANGE").arg(self.keys().task(*task)).arg(0).arg(0);
+        }
+        let values = self.send_all(&pipeline).await?;
+        let letter = |value| string(value).and_then(|text| text.bytes().next());
+        Ok(values
+            .into_iter()
+            .map(|value| letter(value).and_then(TaskState::from_letter))
             .collect())
     }
 

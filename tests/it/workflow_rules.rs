@@ -407,6 +407,39 @@ async fn a_task_may_run_all_the_same_without_the_input_that_failed() {
 }
 
 #[tokio::test]
+async fn what_is_in_the_way_is_found_among_many() {
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().start().await;
+    let keys: Vec<String> = (0..30).map(|number| format!("k{number:02}")).collect();
+    let mut tasks: Vec<Value> = keys
+        .iter()
+        .map(|key| json!({ "task_id": key, "name": "noop", "delay_seconds": 600 }))
+        .collect();
+    tasks.push(json!({ "task_id": "last", "name": "noop", "dependencies": keys }));
+    let start_waiting = async |id: &str, tasks: &[Value]| {
+        start(&redis, id, json!({ "on_dependency_failure": "wait", "tasks": tasks })).await;
+    };
+    start_waiting("slow", &tasks).await;
+    tasks[25] = failing("k25");
+    start_waiting("stuck", &tasks).await;
+    let mut log = redis.log().await;
+    log.until_task(node("slow", "last"), "task.created").await;
+    log.until_task(node("stuck", "k25"), "task.dead_lettered").await;
+
+    let explained = async |workflow: &str| {
+        let task = node(workflow, "last").to_string();
+        Cli::on(&redis, &["task", "explain", &task]).run().await.expect(0).out
+    };
+    let (slow, stuck) = (explained("slow").await, explained("stuck").await);
+
+    assert!(
+        slow.contains("it waits for 30 other tasks to end: `k00` and 29 more"),
+        "{slow}"
+    );
+    assert!(stuck.contains("it waits for `k25`, which ended as FAILED"), "{stuck}");
+}
+
+#[tokio::test]
 async fn what_waits_for_an_operator_goes_on_after_a_requeue() {
     let redis = TestRedis::start().await;
     let _replica = redis.replica().start().await;
