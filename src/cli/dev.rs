@@ -4,13 +4,13 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::context::Context;
 use super::exit::Failure;
 use super::fleet::{FleetOptions, ReplicaProcess};
 use super::guard;
 use super::redis_server::{Persistence, RedisServer};
+use super::signals::Signals;
 
 /// What `dev` takes.
 #[derive(Debug, Args)]
@@ -28,10 +28,7 @@ pub(crate) struct DevArgs {
 
 /// Runs until Ctrl-C.
 pub(crate) async fn run(context: &Context, args: DevArgs) -> Result<(), Failure> {
-    let listen =
-        |kind| signal(kind).map_err(|problem| Failure::failed(&format!("can not listen for signals: {problem}")));
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut signals = Signals::listen()?;
     let config = context.load(Vec::new())?.config;
     // A folder of the user's own is kept, so that the next start goes on where this one stopped.
     let is_own_folder = args.data.is_none();
@@ -70,8 +67,7 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Result<(), Failure>
     eprintln!("follow    REDIS_URL={} waooaw events tail", redis.url());
     eprintln!("stop      Ctrl-C");
     let outcome = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = signals.any() => Ok(()),
         () = all_to_end(&mut replicas) => Err(Failure::failed("all replicas ended by themselves")),
     };
     // All at once: each may take as long as its grace.
@@ -82,8 +78,7 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Result<(), Failure>
     let outcome = tokio::select! {
         () = stopping => outcome,
         // Dropped, they are killed.
-        _ = terminate.recv() => Err(Failure::interrupted()),
-        _ = interrupt.recv() => Err(Failure::interrupted()),
+        () = signals.any() => Err(Failure::interrupted()),
     };
     if is_own_folder && let Err(problem) = std::fs::remove_dir_all(&folder) {
         eprintln!("waooaw: can not remove {}: {problem}", folder.display());

@@ -30,6 +30,7 @@ mod queue;
 mod redis_server;
 mod saga;
 mod serve;
+mod signals;
 mod stats;
 mod task;
 mod top;

@@ -1,12 +1,12 @@
 //! `waooaw serve`: one replica.
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::context::Context;
 use super::exit::Failure;
+use super::signals::Signals;
 use crate::runtime::handler::Handlers;
 use crate::service::config::Flag;
 use crate::service::wiring;
@@ -52,16 +52,12 @@ pub(crate) async fn run(context: &Context, args: ServeArgs) -> Result<(), Failur
 
 /// The first SIGTERM or SIGINT asks for a drain, the second for the end of the process at once.
 fn stop_on_signal(stop: CancellationToken, now: CancellationToken) -> Result<impl Future<Output = ()>, Failure> {
-    let listen =
-        |kind| signal(kind).map_err(|problem| Failure::failed(&format!("can not listen for signals: {problem}")));
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut signals = Signals::listen()?;
     Ok(async move {
-        let mut either = async || tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () };
-        either().await;
+        signals.any().await;
         info!("asked to stop");
         stop.cancel();
-        either().await;
+        signals.any().await;
         warn!("asked twice; ending at once");
         now.cancel();
     })

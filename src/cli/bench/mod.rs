@@ -18,12 +18,12 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::exit::Failure;
 use super::output;
+use super::signals::Signals;
 use graph::{ChainArgs, FanArgs};
 use latency::LatencyArgs;
 use memory::MemoryArgs;
@@ -139,15 +139,11 @@ pub(crate) async fn run(context: &Context, args: BenchArgs) -> Result<(), Failur
 
 /// The first signal asks to take everything down in order; the second ends the process.
 fn cancel_on_signal(interrupted: CancellationToken) -> Result<impl Future<Output = ()>, Failure> {
-    let listen =
-        |kind| signal(kind).map_err(|problem| Failure::failed(&format!("can not listen for signals: {problem}")));
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut signals = Signals::listen()?;
     Ok(async move {
-        let mut either = async || tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () };
-        either().await;
+        signals.any().await;
         interrupted.cancel();
-        either().await;
+        signals.any().await;
         std::process::exit(130);
     })
 }

@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::context::Context;
 use super::exit::Failure;
 use super::output;
+use super::signals::Signals;
 use scene::Scene;
 use screen::Screen;
 use stage::Stage;
@@ -44,7 +44,7 @@ impl Verdict {
 
 /// Runs the tour.
 pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen()?.with_hangup()?;
     let screen = Screen::new(context.is_json(), context.is_quiet());
     let folder = Folder(std::env::temp_dir().join(format!("waooaw-demo-{}", std::process::id())));
     let mut stage = None;
@@ -105,30 +105,6 @@ async fn tour(
     let summary = Summary::of(&stage.store).await?;
     summary.show(screen, began.elapsed())?;
     Ok((summary, acts))
-}
-
-/// The signals that end the tour early.
-struct Signals([Signal; 3]);
-
-impl Signals {
-    fn listen() -> Result<Self, Failure> {
-        let listen =
-            |kind| signal(kind).map_err(|problem| Failure::failed(&format!("can not listen for signals: {problem}")));
-        Ok(Self([
-            listen(SignalKind::interrupt())?,
-            listen(SignalKind::terminate())?,
-            listen(SignalKind::hangup())?,
-        ]))
-    }
-
-    async fn any(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
 }
 
 /// Where Redis has its data; removed in the end, even after a panic.
