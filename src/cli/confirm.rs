@@ -2,7 +2,23 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
+use clap::Args;
+
 use super::exit::Failure;
+
+/// What ends one thing.
+#[derive(Debug, Args)]
+pub(super) struct EndArgs {
+    /// Which one
+    #[arg(value_name = "ID")]
+    pub(super) id: String,
+    /// Your own words, for the log
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(super) yes: bool,
+}
 
 /// Goes on when the person says so, or `--yes` has said so before. Where nobody can be asked, the flag is needed.
 pub(super) fn confirm(question: &str, is_agreed: bool) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ mod lanes;
 use clap::Subcommand;
 use indicatif::ProgressStyle;
 
-use super::confirm::confirm_on_terminal;
+use super::confirm::{EndArgs, confirm_on_terminal};
 use super::context::Context;
 use super::exit::Failure;
 use super::group::StartArgs;
@@ -46,17 +46,7 @@ Refused behind the pivot, from which there is no way back. Asks first on a termi
 
 Example:
   waooaw saga cancel order-4711 --reason 'the customer left'")]
-    Cancel {
-        /// The saga
-        #[arg(value_name = "ID")]
-        id: String,
-        /// Your own words, for the log
-        #[arg(long, value_name = "TEXT")]
-        reason: Option<String>,
-        /// Do not ask
-        #[arg(short, long)]
-        yes: bool,
-    },
+    Cancel(EndArgs),
     /// Try again exactly what could not be undone, or what was given up behind the pivot
     #[command(after_help = "\
 Example:
@@ -76,7 +66,7 @@ pub(super) async fn run(context: &Context, command: SagaCommand) -> Result<(), F
     match command {
         SagaCommand::Start(args) => start(context, &args).await,
         SagaCommand::Show { id } => show(context, &context.store().await?, &saga_id(&id)?).await,
-        SagaCommand::Cancel { id, reason, yes } => {
+        SagaCommand::Cancel(EndArgs { id, reason, yes }) => {
             let (store, id) = (context.store().await?, saga_id(&id)?);
             confirm_on_terminal(&format!("let saga `{id}` go back?"), yes)?;
             cancel_saga(&store, request::new_actor(), &id, reason.as_deref()).await?;

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::confirm::confirm_on_terminal;
+use super::confirm::{EndArgs, confirm_on_terminal};
 use super::context::Context;
 use super::exit::{Failure, say};
 use super::output;
@@ -44,17 +44,7 @@ Asks first on a terminal, unless --yes has said so.
 
 Example:
   waooaw task cancel 7a1f5c1e-90d2-8b44-9f0e-3c5d1a2b0000 --reason 'ordered twice'")]
-    Cancel {
-        /// The task
-        #[arg(value_name = "ID")]
-        id: String,
-        /// Your own words, for the event
-        #[arg(long, value_name = "TEXT")]
-        reason: Option<String>,
-        /// Do not ask
-        #[arg(short, long)]
-        yes: bool,
-    },
+    Cancel(EndArgs),
     /// Say why a task does not run, or where it does
     #[command(after_help = "\
 Example:
@@ -120,7 +110,7 @@ pub(super) async fn run(context: &Context, command: TaskCommand) -> Result<(), F
             print(context, &document)
         }
         TaskCommand::List(args) => list(context, args).await,
-        TaskCommand::Cancel { id, reason, yes } => cancel(context, &id, reason.as_deref(), yes).await,
+        TaskCommand::Cancel(EndArgs { id, reason, yes }) => cancel(context, &id, reason.as_deref(), yes).await,
         TaskCommand::Explain { id } => explain(context, task_id(&id)?).await,
         TaskCommand::Wait { id, timeout } => {
             let id = task_id(&id)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::confirm::confirm_on_terminal;
+use super::confirm::{EndArgs, confirm_on_terminal};
 use super::context::Context;
 use super::exit::Failure;
 use super::group::StartArgs;
@@ -55,17 +55,7 @@ Asks first on a terminal, unless --yes has said so.
 
 Example:
   waooaw workflow stop order-4711 --reason 'the customer left'")]
-    Stop {
-        /// The workflow
-        #[arg(value_name = "ID")]
-        id: String,
-        /// Your own words, for the log
-        #[arg(long, value_name = "TEXT")]
-        reason: Option<String>,
-        /// Do not ask
-        #[arg(short, long)]
-        yes: bool,
-    },
+    Stop(EndArgs),
     /// Print in what order the tasks of a workflow would run, without starting it; needs no Redis
     #[command(after_help = "\
 The file holds the payload of orchestration.workflow.start. Whether a replica can run its tasks is not checked.
@@ -89,7 +79,7 @@ pub(super) async fn run(context: &Context, command: WorkflowCommand) -> Result<(
             let id = workflow_id(&id)?;
             show(context, &context.store().await?, &id).await
         }
-        WorkflowCommand::Stop { id, reason, yes } => {
+        WorkflowCommand::Stop(EndArgs { id, reason, yes }) => {
             let id = workflow_id(&id)?;
             confirm_on_terminal(&format!("cancel all that has not ended of workflow `{id}`?"), yes)?;
             stop(context, &id, reason.as_deref()).await

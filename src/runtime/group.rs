@@ -46,12 +46,15 @@ fn group_id(given: Option<Name>, origin: &Origin<'_>) -> Name {
     })
 }
 
-const fn policy_name(policy: FailurePolicy) -> &'static str {
-    match policy {
-        FailurePolicy::Cancel => "cancel",
-        FailurePolicy::Run => "run",
-        FailurePolicy::Wait => "wait",
-    }
+/// The id of what a group calls `key`.
+fn member_id(origin: &Origin<'_>, group: &Name, key: &str, partitions: u16) -> TaskId {
+    TaskId::derive(
+        origin.source_agent,
+        origin.event_id,
+        Some(group.as_str()),
+        Some(key),
+        partitions,
+    )
 }
 
 const fn policy_flag(policy: FailurePolicy) -> u16 {
@@ -73,15 +76,7 @@ impl Defaults {
     #[must_use]
     pub fn workflow(&self, trigger: WorkflowTrigger, origin: &Origin<'_>, partitions: u16) -> NewGroup {
         let id = group_id(trigger.workflow_id, origin);
-        let derive = |key: &str| {
-            TaskId::derive(
-                origin.source_agent,
-                origin.event_id,
-                Some(id.as_str()),
-                Some(key),
-                partitions,
-            )
-        };
+        let derive = |key: &str| member_id(origin, &id, key, partitions);
         let keys: Vec<Name> = trigger
             .tasks
             .iter()
@@ -120,7 +115,7 @@ impl Defaults {
             kind: GroupKind::Workflow,
             identity: derive(""),
             name: trigger.name,
-            policy: policy_name(trigger.on_dependency_failure),
+            policy: trigger.on_dependency_failure.as_str(),
             priority: trigger.priority.map(crate::domain::priority::Priority::as_str),
             correlation_id: origin.correlation_id.unwrap_or(origin.event_id).to_owned(),
             event_id: origin.event_id.to_owned(),
@@ -136,15 +131,7 @@ impl Defaults {
     #[must_use]
     pub fn saga(&self, trigger: SagaTrigger, origin: &Origin<'_>, partitions: u16) -> NewGroup {
         let id = group_id(trigger.saga_id, origin);
-        let derive = |key: &str| {
-            TaskId::derive(
-                origin.source_agent,
-                origin.event_id,
-                Some(id.as_str()),
-                Some(key),
-                partitions,
-            )
-        };
+        let derive = |key: &str| member_id(origin, &id, key, partitions);
         let names: Vec<Name> = trigger.steps.iter().map(|step| step.name.clone()).collect();
         let ids: Vec<TaskId> = names.iter().map(|name| derive(name.as_str())).collect();
         let mut has_dependents = vec![false; ids.len()];
@@ -219,7 +206,7 @@ impl Defaults {
             kind: GroupKind::Saga,
             identity: derive(""),
             name: trigger.name,
-            policy: policy_name(FailurePolicy::Cancel),
+            policy: FailurePolicy::Cancel.as_str(),
             priority: None,
             correlation_id: origin.correlation_id.unwrap_or(origin.event_id).to_owned(),
             event_id: origin.event_id.to_owned(),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::request::make_keys;
-use crate::domain::id::{QueueName, shortened};
+use crate::domain::id::{Partition, QueueName, shortened};
 use crate::domain::priority::Priority;
 use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::worker::WorkerState;
@@ -191,15 +191,25 @@ pub async fn resume_queue(store: &Store, operator: &Operator, name: &str) -> Res
 
 async fn set_paused(store: &Store, operator: &Operator, name: &str, is_paused: bool) -> Result<bool, Error> {
     let queue = known_queue(store, name).await?;
-    let mut has_changed = false;
     // Also where it has no task yet: one may come at any time.
+    on_all_partitions(store, operator, |partition| {
+        store.set_paused(partition, operator, &queue, is_paused)
+    })
+    .await
+}
+
+/// Sets something on all partitions, also before the first replica; `false` when it was set so before.
+async fn on_all_partitions<F: Future<Output = Result<bool, StoreError>>>(
+    store: &Store,
+    operator: &Operator,
+    set: impl Fn(Partition) -> F,
+) -> Result<bool, Error> {
+    let mut has_changed = false;
     for partition in store.partitions() {
-        let set = || store.set_paused(partition, operator, &queue, is_paused);
-        has_changed |= match set().await {
-            // Before the first replica.
+        has_changed |= match set(partition).await {
             Err(StoreError::NotJoined) => {
                 make_keys(store, operator.id, None, None).await?;
-                set().await?
+                set(partition).await?
             }
             answer => answer?,
         };
@@ -238,19 +248,10 @@ pub async fn set_limits(
         Some(name) => Some(known_queue(store, name).await?),
         None => None,
     };
-    let mut has_changed = false;
-    for partition in store.partitions() {
-        let set = || store.set_limits(partition, operator, queue.as_ref(), limits);
-        has_changed |= match set().await {
-            // Before the first replica.
-            Err(StoreError::NotJoined) => {
-                make_keys(store, operator.id, None, None).await?;
-                set().await?
-            }
-            answer => answer?,
-        };
-    }
-    Ok(has_changed)
+    on_all_partitions(store, operator, |partition| {
+        store.set_limits(partition, operator, queue.as_ref(), limits)
+    })
+    .await
 }
 
 /// A worker as it is right now.

@@ -10,9 +10,9 @@ use tracing::debug;
 
 use crate::domain::priority::Priority;
 use crate::error::Error;
+use crate::store::Store;
 use crate::store::document::StatisticsDocument;
 use crate::store::statistics::Statistics;
-use crate::store::{Store, StoreError};
 
 /// How long a look, or that there was no answer, is good for.
 const GOOD_FOR: Duration = Duration::from_secs(5);
@@ -85,14 +85,7 @@ impl Overview {
 ///
 /// [`Error::RedisUnavailable`].
 pub async fn look(store: &Store) -> Result<Overview, Error> {
-    let mut partitions = Vec::new();
-    for partition in store.partitions() {
-        match store.statistics(partition).await {
-            Ok(statistics) => partitions.push(statistics),
-            Err(StoreError::NotJoined) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let partitions = store.all_statistics().await?;
     let now_ms = store.now_ms().await?;
     let since = |ms: i64| {
         let ms = u64::try_from(now_ms.saturating_sub(ms)).unwrap_or_default();

@@ -400,13 +400,5 @@ impl TaskQueue {
 ///
 /// [`Error::RedisUnavailable`].
 pub async fn statistics(store: &Store) -> Result<StatisticsDocument, Error> {
-    let mut partitions = Vec::new();
-    for partition in store.partitions() {
-        match store.statistics(partition).await {
-            Ok(statistics) => partitions.push(statistics),
-            Err(StoreError::NotJoined) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(StatisticsDocument::sum(&partitions))
+    Ok(StatisticsDocument::sum(&store.all_statistics().await?))
 }

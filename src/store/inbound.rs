@@ -85,6 +85,14 @@ pub(super) fn entries(value: Value) -> Option<Vec<Entry>> {
     Some(found)
 }
 
+/// A read of up to `count` entries for a replica, without what says from where.
+fn group_read(replica: ReplicaId, count: usize) -> redis::Cmd {
+    let mut command = redis::cmd("XREADGROUP");
+    command.arg("GROUP").arg(GROUP).arg(replica.as_str());
+    command.arg("COUNT").arg(count);
+    command
+}
+
 /// The entries of the first stream in an answer of `XREAD` or `XREADGROUP`; none after a wait in vain.
 fn first_stream(value: Value, command: &'static str) -> Result<Vec<Entry>, StoreError> {
     let streams = items(value).ok_or(StoreError::Protocol(command))?;
@@ -131,13 +139,7 @@ impl Store {
         replica: ReplicaId,
         count: usize,
     ) -> Result<Vec<Entry>, StoreError> {
-        let mut command = redis::cmd("XREADGROUP");
-        command
-            .arg("GROUP")
-            .arg(GROUP)
-            .arg(replica.as_str())
-            .arg("COUNT")
-            .arg(count);
+        let mut command = group_read(replica, count);
         command
             .arg("BLOCK")
             .arg(reader.wait_ms())
@@ -166,13 +168,7 @@ impl Store {
         after: &str,
         count: usize,
     ) -> Result<Vec<Entry>, StoreError> {
-        let mut command = redis::cmd("XREADGROUP");
-        command
-            .arg("GROUP")
-            .arg(GROUP)
-            .arg(replica.as_str())
-            .arg("COUNT")
-            .arg(count);
+        let mut command = group_read(replica, count);
         command.arg("STREAMS").arg(stream).arg(after);
         match self.send(&command).await {
             Ok(value) => first_stream(value, "XREADGROUP"),

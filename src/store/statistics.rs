@@ -42,6 +42,23 @@ pub struct Statistics {
 }
 
 impl Store {
+    /// The counters of all partitions; without those that no replica has ever joined.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn all_statistics(&self) -> Result<Vec<Statistics>, StoreError> {
+        let mut all = Vec::new();
+        for partition in self.partitions() {
+            match self.statistics(partition).await {
+                Ok(statistics) => all.push(statistics),
+                Err(StoreError::NotJoined) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
     /// One consistent look at a partition's counters.
     ///
     /// # Errors

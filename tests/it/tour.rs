@@ -38,13 +38,8 @@ fn two_ports() -> u16 {
     }
 }
 
-#[tokio::test]
-async fn dev_that_is_killed_leaves_nothing_either() {
-    let port = two_ports();
-    let dev = Cli::new(&["dev", "--replicas", "2"])
-        .set("PORT", &port.to_string())
-        .spawn();
-    for port in [port, port + 1] {
+async fn until_ready(ports: [u16; 2]) {
+    for port in ports {
         wait_for("a replica is ready", async || {
             let answer = get(port, "/readyz").await;
             let is_ready = answer.as_ref().is_some_and(|(status, _)| *status == 200);
@@ -52,6 +47,15 @@ async fn dev_that_is_killed_leaves_nothing_either() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn dev_that_is_killed_leaves_nothing_either() {
+    let port = two_ports();
+    let dev = Cli::new(&["dev", "--replicas", "2"])
+        .set("PORT", &port.to_string())
+        .spawn();
+    until_ready([port, port + 1]).await;
 
     dev.signal("KILL");
 
@@ -70,14 +74,7 @@ async fn dev_answers_on_its_ports_and_takes_everything_with_it() {
     let dev = Cli::new(&["dev", "--replicas", "2"])
         .set("PORT", &port.to_string())
         .spawn();
-    for port in [port, port + 1] {
-        wait_for("a replica is ready", async || {
-            let answer = get(port, "/readyz").await;
-            let is_ready = answer.as_ref().is_some_and(|(status, _)| *status == 200);
-            holds(is_ready, || format!("{port}: {answer:?}"))
-        })
-        .await;
-    }
+    until_ready([port, port + 1]).await;
     if cfg!(target_os = "linux") {
         // Itself, Redis and two replicas: what is looked for afterwards is really found here.
         let processes = processes_of(&dev.folder());

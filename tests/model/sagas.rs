@@ -26,6 +26,7 @@ use waooaw_orchestration::store::record::{Flags, Record};
 use waooaw_orchestration::{Endpoint, Store};
 
 use crate::server::Server;
+use crate::world::same_state;
 use crate::{number_in, runner, runtime};
 
 const CASES: u32 = 96;
@@ -533,18 +534,7 @@ impl World {
             ));
         }
         let expected = self.lines_of_model();
-        if found == expected {
-            return Ok(());
-        }
-        let only = |these: &BTreeSet<String>, those: &BTreeSet<String>| {
-            let lines: Vec<_> = these.difference(those).map(|line| format!("    {line}")).collect();
-            lines.join("\n")
-        };
-        Err(format!(
-            "state\n  only redis\n{}\n  only model\n{}",
-            only(&found, &expected),
-            only(&expected, &found)
-        ))
+        same_state(&found, &expected)
     }
 
     fn lines_of_model(&self) -> BTreeSet<String> {

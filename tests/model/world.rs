@@ -58,6 +58,22 @@ const ENTRY_SEQ: std::ops::Range<usize> = 26..30;
 /// What went wrong, for a person.
 pub(crate) type Outcry = String;
 
+/// Holds the state that Redis has against that of the model, line by line.
+pub(crate) fn same_state(found: &BTreeSet<String>, expected: &BTreeSet<String>) -> Result<(), Outcry> {
+    if found == expected {
+        return Ok(());
+    }
+    let only = |these: &BTreeSet<String>, those: &BTreeSet<String>| {
+        let lines: Vec<_> = these.difference(those).map(|line| format!("    {line}")).collect();
+        lines.join("\n")
+    };
+    Err(format!(
+        "state\n  only redis\n{}\n  only model\n{}",
+        only(found, expected),
+        only(expected, found)
+    ))
+}
+
 pub(crate) struct World {
     pub(crate) model: Model,
     store: Store,
@@ -692,18 +708,7 @@ impl World {
     async fn compare_state(&mut self) -> Result<(), Outcry> {
         let found = self.lines_of_redis().await?;
         let expected = self.lines_of_model();
-        if found == expected {
-            return Ok(());
-        }
-        let only = |these: &BTreeSet<String>, those: &BTreeSet<String>| {
-            let lines: Vec<_> = these.difference(those).map(|line| format!("    {line}")).collect();
-            lines.join("\n")
-        };
-        Err(format!(
-            "state\n  only redis\n{}\n  only model\n{}",
-            only(&found, &expected),
-            only(&expected, &found)
-        ))
+        same_state(&found, &expected)
     }
 
     async fn lines_of_redis(&mut self) -> Result<BTreeSet<String>, Outcry> {
