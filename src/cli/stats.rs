@@ -47,6 +47,11 @@ fn print(statistics: &StatisticsDocument) -> Result<(), Failure> {
             statistics.oldest_pending_at.clone().unwrap_or_else(|| "-".to_owned()),
         ),
     ])?;
+    output::line("\nunder way")?;
+    output::fields(&[
+        ("  workflows", statistics.running_workflows.to_string()),
+        ("  sagas", statistics.running_sagas.to_string()),
+    ])?;
     output::line("\nlimits")?;
     output::fields(&[
         (

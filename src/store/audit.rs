@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use redis::Value;
 
 use super::connection::Args;
+use super::groups::GroupKind;
 use super::inbound::{GROUP as INBOUND_GROUP, entries};
 use super::library::Function;
 use super::reply::{integer, items, string, text, worded};
@@ -365,7 +366,46 @@ impl Store {
     ///
     /// Any [`StoreError`].
     pub async fn scan_tasks(&self, partition: Partition, cursor: &str) -> Result<(String, Vec<TaskId>), StoreError> {
-        let pattern = self.keys().every_task(partition);
+        let (next, names) = self.scan(&self.keys().every_task(partition), cursor).await?;
+        Ok((next, names.into_iter().filter_map(|name| name.parse().ok()).collect()))
+    }
+
+    /// Some of the partition's workflows and sagas, each with its kind and the letter of its state, and the cursor to go on
+    /// with; as [`Store::scan_tasks`].
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    pub async fn scan_groups(
+        &self,
+        partition: Partition,
+        cursor: &str,
+    ) -> Result<(String, Vec<(String, GroupKind, char)>), StoreError> {
+        let pattern = self.keys().every_group_record(partition);
+        let (next, names) = self.scan(&pattern, cursor).await?;
+        let mut pipeline = redis::pipe();
+        for name in &names {
+            let key = format!("{}{name}", &pattern[..pattern.len() - 1]);
+            pipeline.cmd("HMGET").arg(key).arg("kind").arg("state");
+        }
+        let records = if names.is_empty() {
+            Vec::new()
+        } else {
+            self.send_all(&pipeline).await?
+        };
+        let groups = names.into_iter().zip(records).filter_map(|(name, record)| {
+            let mut fields = items(record)?.into_iter().map(string);
+            let (kind, state) = (fields.next()??, fields.next()??);
+            let kind = [GroupKind::Workflow, GroupKind::Saga]
+                .into_iter()
+                .find(|known| known.as_str() == kind)?;
+            Some((name, kind, state.chars().next()?))
+        });
+        Ok((next, groups.collect()))
+    }
+
+    /// What stands in place of the star in the names of some keys, and the cursor to go on with.
+    async fn scan(&self, pattern: &str, cursor: &str) -> Result<(String, Vec<String>), StoreError> {
         let prefix = pattern.len() - 1;
         let mut command = redis::cmd("SCAN");
         command.arg(cursor).arg("MATCH").arg(glob(&pattern[..prefix]) + "*");
@@ -375,12 +415,11 @@ impl Store {
             .into_iter();
         let next = answer.next().and_then(string).ok_or(StoreError::Protocol("SCAN"))?;
         let keys = answer.next().and_then(items).ok_or(StoreError::Protocol("SCAN"))?;
-        let ids = keys
-            .into_iter()
-            .filter_map(string)
-            .filter_map(|key| key.get(prefix..)?.parse().ok())
-            .collect();
-        Ok((next, ids))
+        let names = keys.into_iter().filter_map(string);
+        Ok((
+            next,
+            names.filter_map(|key| Some(key.get(prefix..)?.to_owned())).collect(),
+        ))
     }
 
     /// All streams of a partition that tasks wait in, named behind its prefix: listed queues, parked names, and the

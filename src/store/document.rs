@@ -300,6 +300,12 @@ pub struct StatisticsDocument {
     pub max_running: u64,
     /// Dead letters that are kept.
     pub dead_letter_count: u64,
+    /// Workflows that were started and have not ended. Left out where there are none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub running_workflows: u64,
+    /// Sagas that were started and have not ended. Left out where there are none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub running_sagas: u64,
     /// The workers of all live replicas.
     pub worker_pool: WorkerPoolDocument,
     /// Streams of tasks under whose keys something else stands; not part of the document.
@@ -338,6 +344,9 @@ impl StatisticsDocument {
             sum.max_running += counter("max_running");
             duration_ms += counter("duration_ms");
             sum.dead_letter_count += partition.dead_letters;
+            let under_way = |kind: &str| partition.groups.get(kind).copied().unwrap_or_default();
+            sum.running_workflows += under_way("workflow");
+            sum.running_sagas += under_way("saga");
             sum.wrong_streams.extend_from_slice(&partition.wrong_streams);
             sum.throughput_per_minute += partition.ended_last_minute;
             oldest_ms = match (oldest_ms, partition.oldest_ms) {

@@ -67,6 +67,12 @@ impl Keys {
         self.of(partition, "t:*")
     }
 
+    /// What the records of a partition's workflows and sagas begin with, and a star.
+    #[must_use]
+    pub(super) fn every_group_record(&self, partition: Partition) -> String {
+        self.of(partition, "w:*")
+    }
+
     /// A key by its name behind the partition's prefix.
     #[must_use]
     pub fn behind(&self, partition: Partition, name: &str) -> String {

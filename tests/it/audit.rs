@@ -740,6 +740,7 @@ async fn doctor_finds_and_mends_from_the_command_line() {
         .write(&[
             format!("XDEL {P}queue:default:normal {entry}"),
             format!("HSET {P}meta p1 9"),
+            format!("HSET {P}groups workflow 9 saga 4"),
             format!("SADD {P}can:r-00000002 work"),
             "XGROUP DESTROY waooaw:commands orchestrators".to_owned(),
         ])
@@ -769,6 +770,10 @@ async fn doctor_finds_and_mends_from_the_command_line() {
         mended.out.contains("1 tasks put back") && mended.out.contains("counters set right"),
         "{mended:?}"
     );
+    for kind in ["workflow", "saga"] {
+        let running: i64 = redis.ask(&["HGET", &format!("{P}groups"), kind]).await;
+        assert_eq!(running, 0, "{kind}");
+    }
     let events: Vec<_> = scene.redis.log().await.events;
     let told_of = events.iter().find(|event| event.kind == "operator.action").unwrap();
     assert_eq!((told_of.text("action"), told_of.text("actor")), ("repair", "ann"));

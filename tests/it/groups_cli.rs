@@ -197,3 +197,37 @@ async fn a_saga_that_is_cancelled_goes_back() {
     assert!(shown.out.contains("COMPENSATED"), "{shown:?}");
     check_all_ended(&redis).await;
 }
+
+#[tokio::test]
+async fn what_is_under_way_is_counted_and_a_wrong_count_is_mended() {
+    let redis = TestRedis::start().await;
+    let _replica = redis.replica().start().await;
+    let late = json!({ "task_id": "a", "name": "noop", "delay_seconds": 600 });
+    let workflow = file(&json!({ "workflow_id": "w", "tasks": [late] }));
+    let step = json!({ "name": "a", "action": "sleep", "kwargs": { "ms": 600_000 } });
+    let saga = file(&json!({ "saga_id": "s", "steps": [step] }));
+    Cli::on(&redis, &["workflow", "start", path(&workflow)])
+        .run()
+        .await
+        .expect(0);
+    Cli::on(&redis, &["saga", "start", path(&saga)]).run().await.expect(0);
+    let counted = async || {
+        let stats = Cli::on(&redis, &["stats", "--output", "json"]).json().await;
+        (stats["running_workflows"].clone(), stats["running_sagas"].clone())
+    };
+    let one_each = (json!(1), json!(1));
+    assert_eq!(counted().await, one_each);
+    let shown = Cli::on(&redis, &["stats"]).run().await.expect(0);
+    assert!(shown.out.contains("workflows  1"), "{shown:?}");
+    Cli::on(&redis, &["doctor"]).run().await.expect(0);
+
+    let _: i64 = redis
+        .ask(&["HSET", "waooaw:{0}:groups", "workflow", "7", "saga", "0"])
+        .await;
+    let ill = Cli::on(&redis, &["doctor"]).run().await.expect(1);
+    assert!(ill.out.contains("is 7, and counting anew gives 1"), "{ill:?}");
+    Cli::on(&redis, &["doctor", "--repair", "--yes"]).run().await.expect(0);
+
+    assert_eq!(counted().await, one_each);
+    Cli::on(&redis, &["doctor"]).run().await.expect(0);
+}

@@ -7,6 +7,7 @@
 //!
 //! Memory grows with the tasks that the log tells of (about 150 bytes each), not with its events.
 
+mod groups;
 mod report;
 mod timeline;
 
@@ -198,6 +199,10 @@ impl<'a> Auditor<'a> {
         }
         self.walk_streams().await?;
         if self.compare_letters().await?.is_err() || self.compare_counters().await?.is_err() {
+            return Ok(Err(WentBack));
+        }
+        // Where the log tells of all of them, that is compared.
+        if self.scope == Scope::Store && self.compare_groups().await?.is_err() {
             return Ok(Err(WentBack));
         }
         let mut flaws: Vec<Finding> = self.history.take_violations().into_iter().map(Finding::from).collect();

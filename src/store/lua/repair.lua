@@ -12,7 +12,8 @@ ARGV    1 replica  2 what, then by what:
         tasks                3... task ids: a task that waits and stands nowhere goes to the tail of its priority, a delayed one
                              becomes due, and one that runs for a replica that nobody knows is lost, as in a takeover
         queues               makes the groups of all listed queues where they are missing
-        counters             3 mends (how often the counters were mended before the caller looked)  4... name, difference
+        counters             3 mends (how often the counters were mended before the caller looked)  4... name, difference; "groups workflow" and
+                             "groups saga" are those under way
         members              3... ids: what is left of replicas that do not beat and hold nothing goes
         told                 3 actor (JSON)  4 what was done (JSON): says it on the log
 Returns { 'ok', how many were mended, next cursor ('' at the end) } | { 'again' } (the counters were mended since) |
@@ -164,7 +165,13 @@ local function repair_counters(ctx, args)
   local mended = 0
   for at = 4, #args, 2 do
     local name = args[at]
-    if ctx.count[name] and name ~= 'entry_ms' and name ~= 'entry_seq' then
+    local kind = string.match(name, '^groups (%a+)$')
+    if kind then
+      local key = ctx.prefix .. 'groups'
+      local count = (tonumber(redis.call('HGET', key, kind) or nil) or 0) + tonumber(args[at + 1])
+      redis.call('HSET', key, kind, string.format('%d', math.max(0, count)))
+      mended = mended + 1
+    elseif ctx.count[name] and name ~= 'entry_ms' and name ~= 'entry_seq' then
       ctx.count[name] = math.max(0, ctx.count[name] + tonumber(args[at + 1]))
       mended = mended + 1
     end
