@@ -271,6 +271,32 @@ async fn an_agent_may_get_its_inbox_and_answer_over_http() {
 }
 
 #[tokio::test]
+async fn an_agent_that_waits_hears_of_the_first_task_that_it_ever_gets() {
+    let redis = TestRedis::start().await;
+    let replica = redis.replica().start().await;
+    // The name is known once the claim has found nothing and waits.
+    let claim = json!({ "agent_id": "sales", "wait_seconds": 20, "task_names": ["count"] });
+    let waiting = post(&replica, "/v1/queues/default/claim", &claim);
+    let triggering = async {
+        wait_for("the agent waits", async || {
+            let known: Option<String> = redis.ask(&["ZSCORE", "waooaw:{0}:handlers", "count"]).await;
+            holds(known.is_some(), String::new)
+        })
+        .await;
+        let quote = json!({ "task_name": "sales.quote", "agent_id": "sales" });
+        redis.trigger("one", &quote).await;
+    };
+
+    let ((status, claimed), ()) = tokio::join!(waiting, triggering);
+
+    assert_eq!((status, &claimed["items"][0]["name"]), (200, &json!("sales.quote")));
+    let path = format!("/v1/tasks/{}/complete", task_of("one"));
+    let (status, _) = post(&replica, &path, &json!({ "attempt": 1, "agent_id": "sales" })).await;
+    assert_eq!(status, 200);
+    check_all_ended(&redis).await;
+}
+
+#[tokio::test]
 async fn a_worker_of_one_queue_gets_nothing_of_another() {
     let redis = TestRedis::start().await;
     let replica = redis.replica().start().await;

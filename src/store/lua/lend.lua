@@ -44,7 +44,8 @@ local function lend(keys, args)
   if not bells[1] then bells[1] = string.format('%d-18446744073709551615', ctx.now - 1) end
   -- A queue that comes to be, and room under a limit, ring there.
   bells[#bells + 1] = ctx.prefix .. 'bell'
-  if has_inbox then bells[#bells + 1] = inbox end
+  -- Its inbox may not be there yet.
+  if args[7] == '1' then bells[#bells + 1] = inbox end
   return { 'ok', started, assigned, bells }
 end
 
