@@ -9,7 +9,7 @@ use super::exit::Failure;
 /// What ends one thing.
 #[derive(Debug, Args)]
 pub(super) struct EndArgs {
-    /// Which one
+    /// Its id
     #[arg(value_name = "ID")]
     pub(super) id: String,
     /// Your own words, for the log

@@ -1,8 +1,9 @@
 //! Tasks that depend on each other: whether they can all run, in what order, and which are ready now.
 //!
 //! [`DependencyGraph`] is for programs that run their own tasks, or want to look at a graph before they send it as a
-//! workflow. Nodes may be added in any order, also before what they depend on. Plans come from the edges alone, whatever
-//! is completed; everything is linear in nodes and edges, and no chain is too long.
+//! workflow with [`WorkflowBuilder::from_graph`](crate::WorkflowBuilder::from_graph). Nodes may be added in any order, also before
+//! what they depend on. Plans come from the edges alone, whatever is completed; everything is linear in nodes and edges, and no
+//! chain is too long.
 
 use std::collections::HashMap;
 
