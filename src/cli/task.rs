@@ -13,7 +13,7 @@ use super::output;
 use crate::domain::id::{Name, QueueName, TaskId, shortened};
 use crate::domain::state::TaskState;
 use crate::error::Error;
-use crate::runtime::{explain, request};
+use crate::runtime::{explain, request, waiting};
 use crate::service::config::units;
 use crate::store::Store;
 use crate::store::document::TaskDocument;
@@ -178,7 +178,7 @@ pub(super) async fn wait(context: &Context, store: &Store, id: TaskId, patience:
     } else {
         output::spinner(format!("waiting for task {id}"))
     };
-    let outcome = request::wait_until_over(store, id, deadline).await;
+    let outcome = waiting::wait_until_over(store, id, deadline).await;
     if let Some(spinner) = spinner {
         spinner.finish_and_clear();
     }

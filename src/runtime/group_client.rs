@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::defaults::{Defaults, Origin};
 use super::group;
-use super::request::{self, Awaited, new_actor};
+use super::request::{self, new_actor};
+use super::waiting::{Awaited, wait_for};
 use crate::domain::id::{Name, ReplicaId};
 use crate::error::Error;
 use crate::store::Store;
@@ -70,7 +71,7 @@ impl GroupClient {
     ) -> Result<Option<bool>, Error> {
         let store = self.store().await?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        request::wait_for(store, &Awaited::Group(kind, id.clone()), deadline).await
+        wait_for(store, &Awaited::Group(kind, id.clone()), deadline).await
     }
 }
 

@@ -52,6 +52,7 @@ mod snapshot;
 pub mod spans;
 mod sweep;
 pub mod task;
+pub mod waiting;
 mod wakes;
 mod watch;
 mod work;

@@ -16,6 +16,7 @@ use super::handler::{Handlers, TaskContext};
 use super::replica::{Membership, ReplicaOptions};
 use super::request::{self, create_one, make_keys, new_actor};
 use super::task::Task;
+use super::waiting;
 use crate::domain::id::{ReplicaId, TaskId};
 use crate::domain::rejection::{Reason, Rejection};
 use crate::domain::retry::RetryPolicy;
@@ -345,7 +346,7 @@ impl TaskQueue {
     /// Dropping the call changes nothing; the task goes on.
     pub async fn wait(&self, task: TaskId, timeout: Option<Duration>) -> Result<TaskDocument, Error> {
         let deadline = timeout.map(|timeout| tokio::time::Instant::now() + timeout);
-        let (document, is_over) = request::wait_until_over(&self.inner.store, task, deadline).await?;
+        let (document, is_over) = waiting::wait_until_over(&self.inner.store, task, deadline).await?;
         if is_over {
             return Ok(document);
         }
