@@ -100,8 +100,9 @@ pub mod store;
 pub use domain::{
     dead_letter::{DeadLetterId, DeadLetterKind},
     event::{Event, Pattern},
-    graph::{DependencyGraph, ExecutionPlan, GraphError, GraphStatistics, TaskNode},
+    graph::{DependencyGraph, GraphError, GraphStatistics, TaskNode},
     id::{Name, QueueName, TaskId},
+    plan::ExecutionPlan,
     priority::Priority,
     rejection::{Reason, Rejection},
     retry::{RetryPolicy, RetryStrategy},

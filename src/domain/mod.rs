@@ -36,6 +36,7 @@ pub mod workflow_state;
 mod task_fields;
 
 pub mod graph;
+pub mod plan;
 
 mod layers;
 mod links;

@@ -7,11 +7,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::envelope::Envelope;
-use super::graph::ExecutionPlan;
 use super::id::{Name, shortened};
 use super::links::{Links, Node, Vocabulary, tie};
 use super::object::is_deeper_than;
 use super::payload::Payload;
+use super::plan::ExecutionPlan;
 use super::priority::Priority;
 use super::rejection::{Reason, Rejection};
 use super::trigger::{TaskTrigger, read};

@@ -10,7 +10,7 @@ use super::openapi::WorkflowStart;
 use super::problem::Problem;
 use super::request::{Fields, Id, JsonText, Query};
 use super::routes::Routes;
-use crate::domain::graph::ExecutionPlan;
+use crate::domain::plan::ExecutionPlan;
 use crate::domain::state::TaskState;
 use crate::domain::workflow::WorkflowTrigger;
 use crate::error::Error;
