@@ -128,6 +128,7 @@ impl TaskQueue {
     }
 
     /// Puts a task in; answers its id. The name needs no handler: whoever dequeues decides what it means.
+    /// A task with an agent goes to that agent, unless a handler has its name.
     ///
     /// # Errors
     ///
@@ -142,8 +143,14 @@ impl TaskQueue {
             correlation_id: None,
             trace: None,
         };
+        // Any name will do for whoever dequeues; what an agent is to have is handed over as for any other caller.
+        let asker = if trigger.agent_id.is_some() {
+            Asker::Caller
+        } else {
+            Asker::Program
+        };
         let task = inner.defaults.task(trigger, &origin, inner.store.partition_count());
-        let submitted = create_one(&inner.store, inner.actor, Asker::Program, task).await?;
+        let submitted = create_one(&inner.store, inner.actor, asker, task).await?;
         Ok(submitted.task_id)
     }
 

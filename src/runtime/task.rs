@@ -113,7 +113,7 @@ impl Task {
         self.set("queue", queue)
     }
 
-    /// The agent that carries it out: it goes to that agent's inbox and needs no handler.
+    /// The agent that is responsible. Where no replica has a handler of the task's name, it goes to that agent's inbox.
     pub fn agent_id(self, agent: &str) -> Self {
         self.set("agent_id", agent)
     }

@@ -114,6 +114,9 @@ async fn a_task_has_the_options_that_a_trigger_has() {
         (for_agent.agent_id.as_deref(), for_agent.tags.get()),
         (Some("stock"), r#"{"a":"1","b":"2"}"#)
     );
+    // Nobody can do it but the agent, who has it.
+    assert_eq!(redis.ask::<u64>(&["XLEN", "waooaw:{0}:agent:stock"]).await, 1);
+    assert!(queue.dequeue(Duration::from_millis(100)).await.unwrap().is_none());
     check(&redis).await;
 }
 
