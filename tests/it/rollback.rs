@@ -131,3 +131,22 @@ async fn a_log_that_was_cut_by_hand_is_no_loss() {
     assert_eq!(log.count("history.rolled_back"), 0);
     assert_eq!(replica.id().await, name);
 }
+
+#[tokio::test]
+async fn an_entry_that_has_the_id_of_one_that_was_lost_stays() {
+    let redis = TestRedis::start().await;
+    let mut replica = redis.replica().start().await;
+    replica.stop().await;
+    let store = redis.store();
+    let connection = store.connection_number().await.unwrap();
+    redis.trigger("new", &json!({ "task_name": "noop" })).await;
+    let entries: Vec<(String, Vec<String>)> = redis.ask(&["XRANGE", "waooaw:triggers", "-", "+"]).await;
+
+    // What a replica says that was given another entry under this id, before Redis lost that.
+    let id = entries[0].0.clone();
+    store.acknowledge("waooaw:triggers", &[id], connection).await.unwrap();
+
+    let _replica = redis.replica().start().await;
+    redis.log().await.until_task(task_of("new"), "task.completed").await;
+    check_all_ended(&redis).await;
+}

@@ -4,7 +4,9 @@ acknowledge: takes inbound events that were acted upon off their stream.
 KEYS    1 stream  stream  waooaw:triggers or waooaw:commands
 ARGV    1 group  2... entry ids, ascending
 Returns how many were still pending. Entries in front of the oldest pending one are trimmed together, which is far
-        cheaper than deleting each; those behind it are deleted singly only when they pile up. O(entries).
+        cheaper than deleting each; those behind it are deleted singly only when they pile up. Nothing is deleted by an id that
+        nobody held: after a Redis that lost its last moments, and whose clock went back with them, it may be that of a new
+        entry. O(entries).
 ]]
 -- How many finished entries may stand behind an unfinished one before they are deleted one by one.
 local PILE = 10000
@@ -24,8 +26,8 @@ local function acknowledge(keys, args)
     redis.call('XTRIM', stream, 'MINID', '=', string.format('%s-%d', ms, tonumber(seq) + 1))
   end
   local is_piled = pending and redis.call('XLEN', stream) > PILE
-  local behind = {}
-  for i = #args, 2, -1 do
+  local behind, is_all_held = {}, acknowledged == #args - 1
+  for i = is_all_held and #args or 1, 2, -1 do
     -- Somebody gave back what stands in front of it; it would come again.
     if not is_piled and not is_later(args[i], delivered) then break end
     behind[#behind + 1] = args[i]
