@@ -122,7 +122,7 @@ impl Defaults {
             trace: trace(origin),
             members,
             steps: Vec::new(),
-            more_names: Vec::new(),
+            compensations: Vec::new(),
             id,
         }
     }
@@ -153,7 +153,7 @@ impl Defaults {
             new.saga = Some((id.clone(), step.clone()));
             new
         };
-        let (mut members, mut steps, mut more_names) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut members, mut steps, mut compensations) = (Vec::new(), Vec::new(), Vec::new());
         let numbers: Vec<u32> = trigger.steps.iter().map(|step| step.index).collect();
         let mut ancestors: Vec<BTreeSet<usize>> = Vec::new();
         for (place, step) in trigger.steps.into_iter().enumerate() {
@@ -188,7 +188,7 @@ impl Defaults {
             if let Some(compensation) = step.compensation {
                 let undo_id = derive(&format!("{}/undo", step.name));
                 if compensation.agent_id.is_none() {
-                    more_names.push(compensation.task_name.clone());
+                    compensations.push((step.name.clone(), compensation.task_name.clone()));
                 }
                 let undo = task(compensation, undo_id, &step.name);
                 field('k', undo.undo_recipe());
@@ -213,7 +213,7 @@ impl Defaults {
             trace: trace(origin),
             members,
             steps,
-            more_names,
+            compensations,
             id,
         }
     }
@@ -300,13 +300,16 @@ pub(super) fn unknown_names(group: &NewGroup, name: &str) -> (String, String) {
         GroupKind::Saga => ("steps", "action"),
     };
     let of_task = |member: &Member| member.task.trigger.task_name.as_str() == name;
-    let field = match group.members.iter().find(|member| of_task(member)) {
-        Some(member) => match &member.task.trigger.key {
+    let undoes = |(_, task): &&(Name, Name)| task.as_str() == name;
+    let field = if let Some(member) = group.members.iter().find(|member| of_task(member)) {
+        match &member.task.trigger.key {
             Some(key) => format!("{list}.{key}.{field}"),
             None => format!("{list}.{field}"),
-        },
-        // Not among the tasks: it undoes a step.
-        None => format!("{list}.compensation"),
+        }
+    } else if let Some((step, _)) = group.compensations.iter().find(undoes) {
+        format!("{list}.{step}.compensation")
+    } else {
+        list.to_owned()
     };
     (
         field,

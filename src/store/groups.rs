@@ -75,8 +75,8 @@ pub struct NewGroup {
     pub members: Vec<Member>,
     /// The fields of a saga's steps.
     pub steps: Vec<(String, String)>,
-    /// Names that must be known beside those of the tasks: what undoes a saga's steps.
-    pub more_names: Vec<Name>,
+    /// A saga's steps that a handler undoes, with the name of the task that does: it must be known as those of the tasks.
+    pub compensations: Vec<(Name, Name)>,
 }
 
 /// What became of a group that was to be made.
@@ -143,7 +143,8 @@ impl NewGroup {
         // What is for an agent needs no handler.
         let tasks = self.members.iter().map(|member| &member.task.trigger);
         let tasks = tasks.filter(|task| task.agent_id.is_none()).map(|task| &task.task_name);
-        distinct(tasks.chain(&self.more_names).map(Name::as_str))
+        let compensations = self.compensations.iter().map(|(_, task)| task);
+        distinct(tasks.chain(compensations).map(Name::as_str))
     }
 
     fn queues(&self) -> String {

@@ -798,7 +798,7 @@ async fn a_workflow_goes_on_when_what_it_waited_for_is_requeued() {
         trace: None,
         members: vec![first, second],
         steps: Vec::new(),
-        more_names: Vec::new(),
+        compensations: Vec::new(),
     };
     let staged = redis
         .store()

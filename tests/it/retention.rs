@@ -381,7 +381,7 @@ async fn the_tasks_of_a_workflow_go_with_the_workflow() {
         trace: None,
         members: members.collect(),
         steps: Vec::new(),
-        more_names: Vec::new(),
+        compensations: Vec::new(),
     };
     let sweep = async || {
         let everything = keep(Duration::ZERO, 1);

@@ -65,6 +65,9 @@ async fn a_running_step_of_a_cancelled_saga_ends_at_once_even_where_nobody_liste
         story(&log, "s").join(", "),
         "started, started a, completed a, started b, failed b, compensating, compensated b, compensated a, compensated"
     );
+    for kind in ["saga.compensating", "task.cancelled"] {
+        assert_eq!(log.all(kind)[0].payload["message"], "changed my mind", "{kind}");
+    }
     replica.stop().await;
     check_all_ended(&redis).await;
 }

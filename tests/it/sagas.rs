@@ -6,6 +6,7 @@ use waooaw_orchestration::{DeadLetterKind, DeadLetterQuery, DeadLetters, Error};
 use crate::support::history::check_all_ended;
 use crate::support::redis::TestRedis;
 use crate::support::saga::{Shop, cancel, failing, plain, resume, retry, show, start, step, story, try_start, until};
+use crate::support::workflow::publish;
 
 const NONE: Value = Value::Null;
 
@@ -323,6 +324,11 @@ async fn a_saga_is_started_once_and_its_id_is_its_own() {
     assert!(!try_start(&redis, "s", &steps).await.unwrap().is_new);
     let unknown = json!([step("a", &NONE, &NONE, &json!({ "compensation": "nobody_knows" }))]);
     assert!(matches!(try_start(&redis, "t", &unknown).await, Err(Error::UnknownTask(name)) if name == "nobody_knows"));
+    publish(&redis, "saga.start", "t", &json!({ "saga_id": "t", "steps": unknown })).await;
+    let mut log = redis.log().await;
+    log.until_count("trigger.rejected", 1).await;
+    let error = &log.all("trigger.rejected")[0].payload["errors"][0];
+    assert_eq!(error["field"], "steps.a.compensation", "{error}");
 
     assert_eq!(shop.book(), ["+a"]);
     assert!(matches!(cancel(&redis, "s").await, Err(Error::InvalidTransition(_))));

@@ -200,6 +200,7 @@ pub fn payload(kind: EventType) -> Value {
             json!({
                 "failed_step": or_null(reference("Name")),
                 "steps_to_compensate": list(reference("Name"), "What is to be undone, in this order"),
+                "message": text("What whoever cancelled it said"),
             }),
         ),
         EventType::SagaStepCompensated => step(

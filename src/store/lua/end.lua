@@ -124,7 +124,7 @@ local function fail_attempt(ctx, id, key, raw, h, body, outcome, delay_ms, probl
     -- Its saga goes back, and now its handler has ended.
     count_end(ctx, id, h, CANCELLED, group, step, problem)
     emit_task(ctx, 'orchestration.task.cancelled', id, h, head, correlation, trace,
-      '"reason":"saga_aborted","root_cause_task_id":null')
+      '"reason":"saga_aborted","root_cause_task_id":null' .. stop_words(load_group(ctx, group)))
     save(ctx, key, raw, h, cancel_note('saga_aborted'))
     return 'ok'
   end

@@ -9,7 +9,7 @@ list `group:<id>` in the order in which they came; `keys:<id>` maps the caller's
 -- The counter of each way to end.
 local ENDED = { [COMPLETED] = 'completed', [FAILED] = 'failed', [TIMEOUT] = 'timeout', [CANCELLED] = 'cancelled' }
 
-local load_group, count_group, emit_group, place, state_counts
+local load_group, count_group, emit_group, place, state_counts, stop_words
 do
   local FIELDS = {
     'kind', 'state', 'name', 'seq', 'total', 'left', 'completed', 'failed', 'timeout', 'cancelled', 'policy',
@@ -70,6 +70,9 @@ do
     group.left = group.left - 1
     group[name] = group[name] + 1
   end
+
+  -- What whoever stopped a group said, as a member of an event.
+  stop_words = function(group) return group and string.match(group.stop, '^[^\n]*\n(.*)$') or '' end
 
   -- Puts a task that waits for no other task where it waits for its time or its turn.
   place = function(ctx, id, h, queue, due)

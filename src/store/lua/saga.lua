@@ -192,7 +192,7 @@ do
     for i = #ends, 1, -1 do names[#names + 1] = quoted(known[i]) end
     group.state = 'G'
     emit_group(ctx, group, 'orchestration.saga.compensating',
-      failed_member(group) .. ',"steps_to_compensate":' .. names_json(names), cause)
+      failed_member(group) .. ',"steps_to_compensate":' .. names_json(names) .. stop_words(group), cause)
     return undo_next(ctx, group, cause)
   end
 
