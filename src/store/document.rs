@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::agents::AgentSide;
 use super::inspect::{AttemptNote, inputs_json};
@@ -135,6 +135,23 @@ pub(crate) struct AttemptDocument {
     error: Option<TaskErrorDocument>,
 }
 
+/// What is kept of a cancel without the command that asked for it, which only tells a second delivery.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Cancel {
+    #[serde(rename = "type")]
+    kind: String,
+    message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    root_cause_task_id: Option<String>,
+}
+
+/// An error as it is kept, for whoever looks at the task.
+fn shown(error: &RawValue, state: TaskState) -> Box<RawValue> {
+    let cancel = (state == TaskState::Cancelled).then(|| serde_json::from_str::<Cancel>(error.get()).ok());
+    let cancel = cancel.flatten().and_then(|cancel| to_raw_value(&cancel).ok());
+    cancel.unwrap_or_else(|| error.to_owned())
+}
+
 #[derive(serde::Deserialize)]
 struct Note {
     error: Box<RawValue>,
@@ -213,7 +230,8 @@ impl TaskDocument {
             error: if ended_well {
                 None
             } else {
-                record.tail.clone().or_else(last_error)
+                let tail = record.tail.as_ref();
+                tail.map(|error| shown(error, record.state)).or_else(last_error)
             },
             result: if ended_well { record.tail } else { None },
             trigger_event_id: body.trigger_event_id,

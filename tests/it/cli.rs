@@ -357,6 +357,7 @@ async fn task_cancel_stops_what_waits_and_what_runs_and_task_wait_says_so() {
         let words = ["task", "cancel", id, "--reason", "ordered twice", "--output", "json"];
         let task = Cli::on(&redis, &words).json().await;
         assert_eq!((&task["task_id"], &task["state"]), (&json!(id), &json!("CANCELLED")));
+        assert_eq!(task["error"], json!({ "type": "cancelled", "message": "requested" }));
     }
     let waited = patient.ended().await;
     waited.refused(1, "TaskNotCompleted");
