@@ -41,8 +41,8 @@ pub(super) async fn run(context: &Context, command: AuditCommand) -> Result<(), 
     match command {
         AuditCommand::Verify => verify(context).await,
         AuditCommand::Task { id } => {
-            let id = task::task_id(&id)?;
             let store = context.store().await?;
+            let id = task::task_id(&id)?;
             let shown = Shown::begin(context, "reading the log");
             let outcome = audit::timeline(&store, id, &|step| shown.tell(step)).await;
             shown.end();

@@ -105,27 +105,28 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
 pub(super) async fn run(context: &Context, command: TaskCommand) -> Result<(), Failure> {
     match command {
         TaskCommand::Get { id } => {
-            let id = task_id(&id)?;
-            let document = request::task_document(&context.store().await?, id).await?;
+            let store = context.store().await?;
+            let document = request::task_document(&store, task_id(&id)?).await?;
             print(context, &document)
         }
         TaskCommand::List(args) => list(context, args).await,
         TaskCommand::Cancel(EndArgs { id, reason, yes }) => cancel(context, &id, reason.as_deref(), yes).await,
-        TaskCommand::Explain { id } => explain(context, task_id(&id)?).await,
+        TaskCommand::Explain { id } => explain(context, &id).await,
         TaskCommand::Wait { id, timeout } => {
-            let id = task_id(&id)?;
-            wait(context, &context.store().await?, id, timeout).await
+            let store = context.store().await?;
+            wait(context, &store, task_id(&id)?, timeout).await
         }
     }
 }
 
-/// The task that was typed. What no task can be called names none.
+/// The task that was typed. What no task can be called names none; asked for once Redis is reached, as for any other.
 pub(super) fn task_id(text: &str) -> Result<TaskId, Error> {
     text.parse().map_err(|_| Error::TaskNotFound(shortened(text)))
 }
 
-async fn explain(context: &Context, id: TaskId) -> Result<(), Failure> {
-    let explanation = explain::explain(&context.store().await?, id).await?;
+async fn explain(context: &Context, id: &str) -> Result<(), Failure> {
+    let store = context.store().await?;
+    let explanation = explain::explain(&store, task_id(id)?).await?;
     if context.is_json() {
         return output::json(&explanation);
     }
@@ -150,11 +151,11 @@ async fn explain(context: &Context, id: TaskId) -> Result<(), Failure> {
 }
 
 async fn cancel(context: &Context, id: &str, reason: Option<&str>, is_agreed: bool) -> Result<(), Failure> {
+    let store = context.store().await?;
     let id = task_id(id)?.to_string();
     let payload = serde_json::json!({ "task_id": id, "reason": reason }).to_string();
     let command = request::read_cancel("cli", "-", &payload)?;
     confirm_on_terminal(&format!("cancel task `{id}`?"), is_agreed)?;
-    let store = context.store().await?;
     let message = command.reason.as_deref();
     if !request::cancel(&store, request::new_actor(), command.task_id, message).await? {
         let state = request::task_document(&store, command.task_id).await?.state;

@@ -76,8 +76,8 @@ pub(super) async fn run(context: &Context, command: WorkflowCommand) -> Result<(
     match command {
         WorkflowCommand::Start(args) => start(context, &args).await,
         WorkflowCommand::Show { id } => {
-            let id = workflow_id(&id)?;
-            show(context, &context.store().await?, &id).await
+            let store = context.store().await?;
+            show(context, &store, &workflow_id(&id)?).await
         }
         WorkflowCommand::Stop(EndArgs { id, reason, yes }) => {
             let id = workflow_id(&id)?;

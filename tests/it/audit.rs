@@ -743,6 +743,7 @@ async fn doctor_finds_and_mends_from_the_command_line() {
             format!("HSET {P}groups workflow 9 saga 4"),
             format!("SADD {P}can:r-00000002 work"),
             "XGROUP DESTROY waooaw:commands orchestrators".to_owned(),
+            "XGROUP CREATECONSUMER waooaw:triggers orchestrators ghost".to_owned(),
         ])
         .await;
     let broken = Cli::on(redis, &["doctor", "--output", "json"])
@@ -770,6 +771,8 @@ async fn doctor_finds_and_mends_from_the_command_line() {
         mended.out.contains("1 tasks put back") && mended.out.contains("counters set right"),
         "{mended:?}"
     );
+    let readers = redis.consumers("waooaw:triggers", "orchestrators").await;
+    assert!(!readers.contains(&"ghost".to_owned()), "{readers:?}");
     for kind in ["workflow", "saga"] {
         let running: i64 = redis.ask(&["HGET", &format!("{P}groups"), kind]).await;
         assert_eq!(running, 0, "{kind}");
@@ -854,6 +857,19 @@ async fn a_replica_refuses_a_redis_that_would_lose_tasks() {
         replica.log()
     );
 
+    let doctor = Cli::on(&redis, &["doctor", "--output", "json"])
+        .run()
+        .await
+        .expect(1)
+        .json();
+    let failed: Vec<&serde_json::Value> = doctor["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|check| check["status"] == "fail")
+        .map(|check| &check["name"])
+        .collect();
+    assert_eq!(failed, ["role"], "{doctor}");
     let () = redis.ask(&["REPLICAOF", "NO", "ONE"]).await;
     let loud = redis
         .replica()

@@ -681,6 +681,7 @@ async fn without_redis_every_command_that_needs_it_ends_with_3() {
         &["trigger", "echo"][..],
         &["trigger", "echo", "--wait"],
         &["task", "get", NOBODY],
+        &["task", "get", "no task can be called so"],
         &["task", "list"],
         &["task", "cancel", NOBODY],
         &["task", "wait", NOBODY, "--timeout", "5"],

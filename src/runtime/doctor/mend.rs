@@ -67,6 +67,13 @@ pub async fn mend(
                 done.push((what, all(store, partition, actor, walk).await?));
             }
         }
+        if place == 0 {
+            for (stream, consumer) in &findings.readers {
+                store.give_back_inbound(stream, consumer).await?;
+            }
+            let count = u64::try_from(findings.readers.len()).unwrap_or(u64::MAX);
+            done.push(("readers that are gone removed", count));
+        }
         let members = findings.members.get(place).cloned().unwrap_or_default();
         let mut count = 0;
         for batch in members.chunks(BATCH) {

@@ -63,6 +63,8 @@ pub struct Findings {
     audits: Vec<PartitionAudit>,
     /// What is left of replicas that are gone, by partition.
     members: Vec<Vec<String>>,
+    /// The same on the inbound streams: stream and consumer.
+    readers: Vec<(String, String)>,
     misses_groups: bool,
 }
 
@@ -130,10 +132,15 @@ pub async fn examine(
     let mut findings = Findings {
         audits: Vec::new(),
         members: Vec::new(),
+        readers: Vec::new(),
         misses_groups: false,
     };
     let health = store.health().await?;
     server(&mut checks, &health, expectations);
+    if health.read_only().is_some() {
+        // All that follows is to be asked of the primary.
+        return Ok((checks.finish(), findings));
+    }
     clock(&mut checks, store).await?;
     if health.too_old().is_some() || !library(&mut checks, store, expectations).await? {
         return Ok((checks.finish(), findings));
@@ -400,6 +407,12 @@ fn named(names: &[String]) -> String {
 async fn members(checks: &mut Checks, store: &Store, findings: &mut Findings) -> Result<(), StoreError> {
     let now_ms = store.now_ms().await?;
     let (mut living, mut silent, mut orphans) = (Vec::new(), Vec::new(), Vec::new());
+    // Before the replicas: one that joins meanwhile is known before it reads.
+    let mut readers = Vec::new();
+    for stream in [store.keys().triggers(), store.keys().commands()] {
+        let consumers = store.inbound_consumers(&stream).await?;
+        readers.extend(consumers.into_iter().map(|consumer| (stream.clone(), consumer)));
+    }
     for partition in store.partitions() {
         let statistics = store.statistics(partition).await?;
         let mut known = Vec::new();
@@ -426,6 +439,7 @@ async fn members(checks: &mut Checks, store: &Store, findings: &mut Findings) ->
             }
         }
         gone.retain(|id| !known.contains(id));
+        readers.retain(|(_, consumer)| !known.contains(consumer));
         // What an operator's own events are numbered by stays for a while and is no orphan.
         let counters = store.only_numbers(partition, &gone).await?;
         gone.retain(|id| !counters.contains(id));
@@ -438,6 +452,10 @@ async fn members(checks: &mut Checks, store: &Store, findings: &mut Findings) ->
         orphans.extend(gone.iter().cloned());
         findings.members.push(gone.into_iter().collect());
     }
+    orphans.extend(readers.iter().map(|(_, consumer)| consumer.clone()));
+    orphans.sort_unstable();
+    orphans.dedup();
+    findings.readers = readers;
     living.sort_unstable();
     living.dedup();
     silent.sort_unstable();
