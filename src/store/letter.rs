@@ -169,11 +169,16 @@ impl Letter {
         Some(named.task_name)
     }
 
-    /// Whether a text occurs in it, whatever its case: in its names, its error, or what was asked for.
+    /// Whether a text occurs in it, whatever its case and however JSON escapes it: in its names, its error, or what was
+    /// asked for.
     #[must_use]
     pub fn mentions(&self, text: &str) -> bool {
         let wanted = text.to_lowercase();
-        let found = |text: &[u8]| String::from_utf8_lossy(text).to_lowercase().contains(&wanted);
+        let found = |text: &[u8]| {
+            let text = String::from_utf8_lossy(text);
+            let is_in = |text: &str| text.to_lowercase().contains(&wanted);
+            is_in(&text) || (text.contains('\\') && is_in(&unescaped(&text)))
+        };
         self.id.to_string().contains(&wanted)
             || self
                 .fields
@@ -388,6 +393,34 @@ fn json_or_text(bytes: &[u8]) -> Box<RawValue> {
         .unwrap_or_default()
 }
 
+/// A text with what JSON escapes in strings as it reads; what is no escape stays.
+fn unescaped(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        plain.push_str(&rest[..at]);
+        // Two escapes together may be one character.
+        let mut end = at;
+        while rest.as_bytes().get(end) == Some(&b'\\') {
+            let length = if rest[end..].starts_with("\\u") { 6 } else { 2 };
+            if !rest.is_char_boundary(end + length) || end + length > rest.len() {
+                break;
+            }
+            end += length;
+        }
+        let escapes = &rest[at..end];
+        match serde_json::from_str::<String>(&format!("\"{escapes}\"")) {
+            Ok(read) if end > at => plain.push_str(&read),
+            _ => {
+                end = at + 1;
+                plain.push('\\');
+            }
+        }
+        rest = &rest[end..];
+    }
+    plain + rest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -492,6 +525,23 @@ mod tests {
         assert_eq!(with(&[(b"event_id", b"mine")]), "payload={} event_id=mine");
         // What could not be read goes back as it came.
         assert_eq!(with(&[(b"payload", b"{}")]), "payload={} payload={}");
+    }
+
+    #[test]
+    fn a_text_is_found_however_json_escapes_it() {
+        assert_eq!(
+            unescaped(r#"K\u00f6ln \ud83d\ude00 say \"hi\" a\/b"#),
+            "Köln 😀 say \"hi\" a/b"
+        );
+        for odd in ["\\", "a\\", r"\u12", r"\uzzzz x", r"\ü", r"\ud83d x"] {
+            assert_eq!(unescaped(odd), odd);
+        }
+        let body = br#"{"metadata":{"city":"K\u00d6ln","note":"say \"hi\""}}"#.to_vec();
+        let letter = Letter::new(format!("{ID}.2").parse().unwrap(), vec![("body".to_owned(), body)]).unwrap();
+        for text in ["Köln", "say \"hi\"", r"k\u00d6", "metadata"] {
+            assert!(letter.mentions(text), "{text}");
+        }
+        assert!(!letter.mentions("Bonn"));
     }
 
     #[test]
