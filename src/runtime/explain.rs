@@ -85,6 +85,8 @@ struct Member {
     id: String,
     seen_ms: i64,
     workers: u64,
+    /// It takes no more tasks.
+    is_draining: bool,
     names: Vec<String>,
     /// Names whose circuits are open here, each with when the target is tried again.
     circuits: BTreeMap<String, String>,
@@ -128,10 +130,14 @@ async fn pending(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, 
     if record.is_blocked {
         return blocked(store, record).await;
     }
-    if record.is_delayed {
-        return delayed(store, record, now_ms).await;
-    }
     let partition = record.id.partition();
+    if record.is_delayed {
+        let due_ms = store.due_ms(record.id).await?.unwrap_or(now_ms);
+        // What is due goes on by whichever replica lives.
+        if due_ms > now_ms || fleet(store, partition, now_ms).await?.taking(now_ms).next().is_some() {
+            return delayed(store, record, due_ms, now_ms).await;
+        }
+    }
     let (queue, name) = (record.body.queue.to_string(), &record.body.task_name);
     if let Some(pause) = store.pause_of(partition, &queue).await? {
         let pause: Value = serde_json::from_str(&pause).unwrap_or_default();
@@ -145,11 +151,18 @@ async fn pending(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, 
         return for_agent(store, record).await;
     }
     let fleet = fleet(store, partition, now_ms).await?;
-    let living: Vec<&Member> = fleet.living(now_ms).collect();
+    let living: Vec<&Member> = fleet.taking(now_ms).collect();
     if living.is_empty() {
-        let summary = "no replica lives; tasks run when one does".to_owned();
-        let silent: Vec<&str> = fleet.replicas.iter().map(|member| &*member.id).collect();
-        return Ok((Why::NoReplicas, summary, json!({ "silent": silent })));
+        let (draining, silent): (Vec<&Member>, Vec<&Member>) =
+            fleet.replicas.iter().partition(|member| member.is_living(now_ms));
+        let summary = match draining.len() {
+            0 => "no replica lives; tasks run when one does".to_owned(),
+            1 => "the only replica that lives is draining; tasks run when another does".to_owned(),
+            count => format!("all {count} replicas that live are draining; tasks run when another does"),
+        };
+        let ids = |members: &[&Member]| members.iter().map(|member| member.id.clone()).collect::<Vec<_>>();
+        let details = json!({ "silent": ids(&silent), "draining": ids(&draining) });
+        return Ok((Why::NoReplicas, summary, details));
     }
     let able: Vec<&str> = living
         .iter()
@@ -284,8 +297,7 @@ fn in_the_way_for_good(name: &str, state: TaskState) -> Option<String> {
     ))
 }
 
-async fn delayed(store: &Store, record: &Record, now_ms: i64) -> Result<Answer, StoreError> {
-    let due_ms = store.due_ms(record.id).await?.unwrap_or(now_ms);
+async fn delayed(store: &Store, record: &Record, due_ms: i64, now_ms: i64) -> Result<Answer, StoreError> {
     let in_ms = (due_ms - now_ms).max(0);
     let due_at = timestamp(due_ms);
     let (seconds, rest) = (in_ms / 1000, in_ms % 1000);
@@ -532,11 +544,17 @@ fn of_rank(streams: &[String], priority: Priority) -> impl Iterator<Item = &str>
         .filter(move |stream| stream.ends_with(&rank))
 }
 
+impl Member {
+    fn is_living(&self, now_ms: i64) -> bool {
+        self.workers > 0 && now_ms - self.seen_ms <= SILENT_MS
+    }
+}
+
 impl Fleet {
-    fn living(&self, now_ms: i64) -> impl Iterator<Item = &Member> {
-        self.replicas
-            .iter()
-            .filter(move |member| member.workers > 0 && now_ms - member.seen_ms <= SILENT_MS)
+    /// Those that take tasks.
+    fn taking(&self, now_ms: i64) -> impl Iterator<Item = &Member> {
+        let takes = move |member: &&Member| member.is_living(now_ms) && !member.is_draining;
+        self.replicas.iter().filter(takes)
     }
 }
 
@@ -553,6 +571,9 @@ async fn fleet(store: &Store, partition: Partition, now_ms: i64) -> Result<Fleet
             workers: number("workers")
                 .and_then(|count| u64::try_from(count).ok())
                 .unwrap_or_default(),
+            is_draining: fields
+                .iter()
+                .any(|(name, state)| name == "state" && state == "draining"),
             names: store.names_of(partition, &id).await?,
             circuits: fields
                 .iter()

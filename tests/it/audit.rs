@@ -658,10 +658,23 @@ async fn a_task_explains_itself() {
     scene
         .write(&[
             format!("DEL {P}paused"),
+            format!("HSET {P}replica:{} state draining", scene.replica),
+        ])
+        .await;
+    let draining = explain(scene.waiting).await;
+    assert_eq!(draining["reason"], "no_replicas");
+    assert_eq!(
+        draining["details"]["draining"],
+        serde_json::json!([scene.replica.to_string()])
+    );
+    scene
+        .write(&[
             format!("HSET {P}replica:{} seen_ms 1", scene.replica),
+            format!("ZADD {P}timers 1 {}", scene.delayed),
         ])
         .await;
     assert_eq!(explain(scene.waiting).await["reason"], "no_replicas");
+    assert_eq!(explain(scene.delayed).await["reason"], "no_replicas");
     assert_eq!(explain(scene.running).await["reason"], "owner_silent");
     let text = Cli::on(&scene.redis, &["task", "explain", &scene.blocked.to_string()])
         .run()
