@@ -15,6 +15,10 @@ const GRAPH = 1000;
 const LATENCY_RATE = 200;
 const LATENCY_SECONDS = 5;
 
+// A Redis that does not come, or a job that never ends, must not hold up whoever waits for the numbers.
+const LONGEST_MS = 300_000;
+setTimeout(() => { console.error(`not over within ${LONGEST_MS / 1000} s`); process.exit(1); }, LONGEST_MS).unref();
+
 const redis = new Redis(connection);
 const seconds = since => (performance.now() - since) / 1000;
 

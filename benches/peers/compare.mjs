@@ -10,7 +10,7 @@ const runs = name => readdirSync(folder)
   .map(file => JSON.parse(readFileSync(join(folder, file), 'utf8')));
 
 function median(values) {
-  const sorted = values.toSorted((a, b) => a - b);
+  const sorted = [...values].sort((a, b) => a - b);
   const middle = sorted.length / 2;
   return sorted.length % 2 ? sorted[middle - 0.5] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
