@@ -240,15 +240,15 @@ impl Store {
         })
     }
 
-    /// Returns what was delivered to a replica that leaves or is gone, and was not acted upon, as if it had not been
-    /// delivered, and removes the consumer. Answers how many entries there were.
+    /// Returns what was delivered to a replica that leaves and not acted upon, as if it had not been delivered, and
+    /// removes the consumer. Answers how many entries there were.
     ///
     /// # Errors
     ///
     /// Any [`StoreError`]; calling again is safe.
-    pub async fn give_back_inbound(&self, stream: &str, consumer: &str) -> Result<u64, StoreError> {
+    pub async fn give_back_inbound(&self, stream: &str, replica: ReplicaId) -> Result<u64, StoreError> {
         let mut args = Args::default();
-        args.push(GROUP).push(consumer);
+        args.push(GROUP).push(replica.as_str());
         let (_, mut rest) = worded(
             self.call_with_keys(Function::GiveBack, &[stream], args).await?,
             "give_back",

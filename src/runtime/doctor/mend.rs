@@ -68,10 +68,11 @@ pub async fn mend(
             }
         }
         if place == 0 {
+            let mut count = 0;
             for (stream, consumer) in &findings.readers {
-                store.give_back_inbound(stream, consumer).await?;
+                // What one still holds, the next replica takes over, and the consumer goes with it.
+                count += u64::from(store.forget_inbound_consumer(stream, consumer).await?);
             }
-            let count = u64::try_from(findings.readers.len()).unwrap_or(u64::MAX);
             done.push(("readers that are gone removed", count));
         }
         let members = findings.members.get(place).cloned().unwrap_or_default();

@@ -91,7 +91,7 @@ async fn say_goodbye(run: &Arc<Run>) {
 /// Returns the inbound events that were read ahead and not acted upon.
 pub(super) async fn give_back_inbound(run: &Run) {
     for stream in [run.store.keys().triggers(), run.store.keys().commands()] {
-        match run.store.give_back_inbound(&stream, run.replica.as_str()).await {
+        match run.store.give_back_inbound(&stream, run.replica).await {
             Ok(0) => {}
             Ok(count) => info!(replica = %run.replica, stream, entries = count, "gave back inbound events"),
             Err(problem) => run.report(&problem, "can not give back inbound events"),
