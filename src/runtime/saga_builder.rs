@@ -175,7 +175,8 @@ impl SagaBuilder {
         self
     }
 
-    /// The caller's own id of the request: starting it again under the same one starts nothing.
+    /// The caller's own id of the request, 1 to 256 bytes: starting it again under the same one starts nothing. Drawn unless
+    /// said.
     pub fn event_id(mut self, event_id: &str) -> Self {
         self.event_id = Some(event_id.to_owned());
         self

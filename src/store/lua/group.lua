@@ -112,83 +112,87 @@ local function dependents_key(ctx, id) return ctx.prefix .. 'n:' .. id end
 
 local OWN_FIELDS = { left = true, start = true, failed = true }
 
--- The results of what a task depends on: names and JSON in turn; nil when they are too many for one call, or for `limit`.
+-- With more inputs than this a call hands a task none out.
 local INPUTS_MAX = 16
 
 -- The flag of a record that says that it has so few dependencies that nobody need count them first, where it has.
 local FEW = { FLAG = 1024 }
 function FEW.of(count) return count <= INPUTS_MAX and FEW.FLAG or 0 end
 
--- The numbers of the steps that come before one: `a<n>`, where it is not all that stand before it.
-local function steps_before(listed, number)
-  local numbers = {}
-  if listed then
-    for one in string.gmatch(listed, '%d+') do numbers[#numbers + 1] = one end
-  else
-    for one = 0, number - 1 do numbers[#numbers + 1] = one end
-  end
-  return numbers
-end
+local read_inputs
+do
+  -- The same of a saga's step, which gets the results of all steps before it.
+  local STEP_INPUTS_MAX = 64
 
--- Of the results of all steps before a saga's.
-FEW.STEP_INPUTS = 64
-
--- What those get that come behind a task: its result; of a step that was given up, the one that its late success carried.
-function FEW.result_of(ctx, id, raw)
-  local h = read_header(raw)
-  if h and h[STATE] == COMPLETED then return string.sub(raw, HEADER_BYTES + h[BODY] + 1) end
-  if not h or not has(h, IS_STEP) then return 'null' end
-  local _, _, _, _, saga = read_body(raw)
-  local key = ctx.prefix .. 's:' .. saga
-  local number = redis.call('HGET', key, 'i' .. id)
-  return number and redis.call('HGET', key, 'r' .. number) or 'null'
-end
-
--- The results of all steps before a saga's.
-local function read_step_inputs(ctx, id, saga, limit)
-  local key = ctx.prefix .. 's:' .. saga
-  local number = redis.call('HGET', key, 'i' .. id)
-  local numbers = steps_before(redis.call('HGET', key, 'a' .. number), tonumber(number))
-  if #numbers > (limit or FEW.STEP_INPUTS) then return nil end
-  local fields, ids, inputs = {}, {}, {}
-  if #numbers == 0 then return inputs end
-  for i, one in ipairs(numbers) do
-    fields[2 * i - 1] = 'n' .. one
-    fields[2 * i] = 'f' .. one
-  end
-  local known = redis.call('HMGET', key, unpack(fields))
-  for i = 2, #known, 2 do ids[#ids + 1] = known[i] end
-  for i, raw in ipairs(load_records(task_keys(ctx, ids))) do
-    local h = read_header(raw)
-    inputs[2 * i - 1] = known[2 * i - 1]
-    inputs[2 * i] = h and h[STATE] == COMPLETED and string.sub(raw, HEADER_BYTES + h[BODY] + 1) or 'null'
-  end
-  return inputs
-end
-
-local function read_inputs(ctx, id, h, group, limit)
-  if has(h, IS_STEP) then return read_step_inputs(ctx, id, group, limit) end
-  local key = dependencies_key(ctx, id)
-  if not has(h, FEW.FLAG) and redis.call('HLEN', key) > (limit or INPUTS_MAX) + 3 then return nil end
-  local fields, ids, names = redis.call('HGETALL', key), {}, {}
-  for i = 1, #fields, 2 do
-    if not OWN_FIELDS[fields[i]] then
-      ids[#ids + 1] = fields[i]
-      names[#names + 1] = string.sub(fields[i + 1], 2)
+  -- The numbers of the steps that come before one: `a<n>`, where it is not all that stand before it.
+  local function steps_before(listed, number)
+    local numbers = {}
+    if listed then
+      for one in string.gmatch(listed, '%d+') do numbers[#numbers + 1] = one end
+    else
+      for one = 0, number - 1 do numbers[#numbers + 1] = one end
     end
+    return numbers
   end
-  -- Many tasks of a call may depend on the same one, and most on one that this very call has completed.
-  local results, missing = ctx.results, {}
-  for _, one in ipairs(ids) do
-    if not results[one] then missing[#missing + 1] = one end
+
+  -- What those get that come behind a task: its result; of a step that was given up, the one that its late success carried.
+  local function result_of(ctx, id, raw)
+    local h = read_header(raw)
+    if h and h[STATE] == COMPLETED then return string.sub(raw, HEADER_BYTES + h[BODY] + 1) end
+    if not h or not has(h, IS_STEP) then return 'null' end
+    local _, _, _, _, saga = read_body(raw)
+    local key = ctx.prefix .. 's:' .. saga
+    local number = redis.call('HGET', key, 'i' .. id)
+    return number and redis.call('HGET', key, 'r' .. number) or 'null'
   end
-  for i, raw in ipairs(load_records(task_keys(ctx, missing))) do
-    results[missing[i]] = FEW.result_of(ctx, missing[i], raw)
+
+  -- The results of all steps before a saga's.
+  local function read_step_inputs(ctx, id, saga, limit)
+    local key = ctx.prefix .. 's:' .. saga
+    local number = redis.call('HGET', key, 'i' .. id)
+    local numbers = steps_before(redis.call('HGET', key, 'a' .. number), tonumber(number))
+    if #numbers > (limit or STEP_INPUTS_MAX) then return nil end
+    local fields, ids, inputs = {}, {}, {}
+    if #numbers == 0 then return inputs end
+    for i, one in ipairs(numbers) do
+      fields[2 * i - 1] = 'n' .. one
+      fields[2 * i] = 'f' .. one
+    end
+    local known = redis.call('HMGET', key, unpack(fields))
+    for i = 2, #known, 2 do ids[#ids + 1] = known[i] end
+    for i, raw in ipairs(load_records(task_keys(ctx, ids))) do
+      local h = read_header(raw)
+      inputs[2 * i - 1] = known[2 * i - 1]
+      inputs[2 * i] = h and h[STATE] == COMPLETED and string.sub(raw, HEADER_BYTES + h[BODY] + 1) or 'null'
+    end
+    return inputs
   end
-  local inputs = {}
-  for i, one in ipairs(ids) do
-    inputs[2 * i - 1] = names[i]
-    inputs[2 * i] = results[one]
+
+  -- The results of what a task depends on: names and JSON in turn; nil when they are too many for one call, or for `limit`.
+  read_inputs = function(ctx, id, h, group, limit)
+    if has(h, IS_STEP) then return read_step_inputs(ctx, id, group, limit) end
+    local key = dependencies_key(ctx, id)
+    if not has(h, FEW.FLAG) and redis.call('HLEN', key) > (limit or INPUTS_MAX) + 3 then return nil end
+    local fields, ids, names = redis.call('HGETALL', key), {}, {}
+    for i = 1, #fields, 2 do
+      if not OWN_FIELDS[fields[i]] then
+        ids[#ids + 1] = fields[i]
+        names[#names + 1] = string.sub(fields[i + 1], 2)
+      end
+    end
+    -- Many tasks of a call may depend on the same one, and most on one that this very call has completed.
+    local results, missing = ctx.results, {}
+    for _, one in ipairs(ids) do
+      if not results[one] then missing[#missing + 1] = one end
+    end
+    for i, raw in ipairs(load_records(task_keys(ctx, missing))) do
+      results[missing[i]] = result_of(ctx, missing[i], raw)
+    end
+    local inputs = {}
+    for i, one in ipairs(ids) do
+      inputs[2 * i - 1] = names[i]
+      inputs[2 * i] = results[one]
+    end
+    return inputs
   end
-  return inputs
 end
