@@ -37,7 +37,7 @@ leave_out() {
 }
 
 command -v npm >/dev/null 2>&1 || leave_out "there is no npm; on Debian: apt-get install nodejs npm, on macOS: brew install node"
-node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20)' || leave_out "node $(node --version) is older than BullMQ wants, 20"
+node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' || leave_out "node $(node --version) is older than BullMQ wants, 20"
 tools=$(cd "$(dirname "$waooaw")" && pwd)/peers
 mkdir -p "$tools"
 cp "$top"/benches/peers/* "$tools/"
